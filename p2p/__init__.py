@@ -1,0 +1,1 @@
+"""The swarm: identity, wire, gossip, ledger, fold and transport. Knows nothing of torch."""

@@ -1,0 +1,187 @@
+"""A profile and its file: the record, its rules and the reader.
+
+Does not cover: whether a profile fits the memory of the machine it runs on (see `profiles.detect.choose`), and a file
+that somebody changes while it is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from profiles.errors import ProfileError
+
+Device = Literal["cpu", "mps", "cuda"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal["none", "int8", "nf4"]
+
+_SHIPPED = ("cpu-small", "cpu", "apple", "cuda-8g", "cuda-24g", "cuda-80g")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """How much work a device takes on at once.
+
+    Attributes:
+        name: What the profile is called.
+        summary: One line on the machines it is for.
+        device: Where the model runs.
+        dtype: Precision of the base model's weights; "auto" until `profiles.resolve` has seen the hardware.
+        quantization: How the base model's weights are packed.
+        micro_batch: Traces in one forward and backward pass; bounds the memory of training.
+        rollout_batch: Sequences decoded at once; bounds the memory of generation.
+        rollouts: Prompts played a round.
+        steps: Optimiser steps a round.
+        batch: Wins (and at most as many losses) a step.
+        max_sequence: Longest sequence in tokens, prompt and completion together.
+        threads: CPU threads; 0 means all that the process may use.
+        checkpointing: Whether activations are computed again in the backward pass rather than kept.
+
+    Raises:
+        ProfileError: If values are of the wrong type or out of range; names every one.
+    """
+
+    name: str
+    summary: str
+    device: Device
+    dtype: Dtype
+    quantization: Quantization
+    micro_batch: int
+    rollout_batch: int
+    rollouts: int
+    steps: int
+    batch: int
+    max_sequence: int
+    threads: int
+    checkpointing: bool
+
+    def __post_init__(self) -> None:
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        _refuse(f"profile {self.name!r}", _wrong_values(values))
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What one field accepts, in words and as a function."""
+
+    expected: str
+    accepts: Callable[[object], bool]
+
+
+def _integer(low: int, high: int) -> _Rule:
+    # `type(...) is int` and not isinstance: true and false are integers to Python, but not to a person.
+    return _Rule(f"an integer from {low} to {high}", lambda value: type(value) is int and low <= value <= high)
+
+
+def _one_of(literal: object) -> _Rule:
+    options = get_args(literal)
+    return _Rule("one of " + ", ".join(f'"{option}"' for option in options), lambda value: value in options)
+
+
+_TEXT = _Rule(
+    "one line of text", lambda value: isinstance(value, str) and value.strip() != "" and len(value.splitlines()) == 1
+)
+_SWITCH = _Rule("true or false", lambda value: isinstance(value, bool))
+
+# One rule for each field of Profile. The upper limits only catch slips of the finger, such as a byte count.
+_RULES: Mapping[str, _Rule] = {
+    "name": _TEXT,
+    "summary": _TEXT,
+    "device": _one_of(Device),
+    "dtype": _one_of(Dtype),
+    "quantization": _one_of(Quantization),
+    "micro_batch": _integer(1, 4096),
+    "rollout_batch": _integer(1, 4096),
+    "rollouts": _integer(1, 100_000),
+    "steps": _integer(1, 10_000),
+    "batch": _integer(1, 4096),
+    "max_sequence": _integer(32, 1_048_576),
+    "threads": _integer(0, 4096),
+    "checkpointing": _SWITCH,
+}
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of the shipped profiles, from the smallest machine to the largest."""
+    return _SHIPPED
+
+
+def load(name_or_path: str | Path) -> Profile:
+    """Read a shipped profile, or one of the user's own.
+
+    Args:
+        name_or_path: A shipped name such as "cpu", or the path of a `.toml` file. Text without a path separator and
+            without `.toml` is always a name, so nothing in the current folder can take a shipped profile's place.
+
+    Returns:
+        The profile as written: "auto" and 0 are still in place, see `profiles.resolve`.
+
+    Raises:
+        ProfileError: If there is no such name or file, or the file is not a valid profile. All problems of a file are
+            reported together, each with its field.
+    """
+    if not _is_path(name_or_path):
+        if name_or_path not in _SHIPPED:
+            raise ProfileError(
+                f"there is no profile named {name_or_path!r}",
+                hint=f"known profiles: {', '.join(_SHIPPED)}; or give the path of a .toml file",
+            )
+        shipped = files("profiles").joinpath(f"{name_or_path}.toml").read_bytes()
+        return _parse(shipped, f"profile {name_or_path!r}")
+    path = Path(name_or_path)
+    try:
+        content = path.expanduser().read_bytes()
+    except (OSError, RuntimeError, ValueError) as error:  # no home folder for ~, or a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ProfileError(
+            f"cannot read the profile file {str(path)!r}: {reason}",
+            hint=f"check the path, or use a shipped profile: {', '.join(_SHIPPED)}",
+        ) from error
+    return _parse(content, str(path))
+
+
+def _is_path(name_or_path: str | Path) -> bool:
+    return isinstance(name_or_path, Path) or name_or_path.endswith(".toml") or any(c in name_or_path for c in "/\\")
+
+
+def _parse(content: bytes, place: str) -> Profile:
+    try:
+        table = tomllib.loads(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ProfileError(f"{place} is not UTF-8 text: {error}", hint="save the file as UTF-8") from error
+    except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, and numbers of thousands of digits
+        raise ProfileError(f"{place} is not valid TOML: {error}", hint="see https://toml.io for the syntax") from error
+    unknown = [f"{name}: {_unknown(name)}" for name in table if name not in _RULES]
+    missing = [f"{name}: missing, must be {rule.expected}" for name, rule in _RULES.items() if name not in table]
+    _refuse(place, [*_wrong_values(table), *missing, *unknown])
+    return Profile(**table)
+
+
+def _unknown(name: str) -> str:
+    alike = difflib.get_close_matches(name, _RULES, n=1)
+    return f"no such field, perhaps {alike[0]} was meant" if alike else "no such field"
+
+
+def _wrong_values(table: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name}: must be {rule.expected}, not {_shorten(table[name])}"
+        for name, rule in _RULES.items()
+        if name in table and not rule.accepts(table[name])
+    ]
+
+
+def _shorten(value: object) -> str:
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _refuse(place: str, problems: list[str]) -> None:
+    if problems:
+        lines = [f"{place} is not a valid profile:", *problems]
+        raise ProfileError("\n  ".join(lines), hint=f"known fields: {', '.join(_RULES)}")

@@ -1,0 +1,155 @@
+"""`spearctl adapter`: the versions that this device has learned, and which one is in use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Column
+
+from spearctl.command import command, group
+from spearctl.errors import UsageError
+from spearctl.output import Page, Result
+from spearctl.run import Run
+from spearctl.text import ago, count, size
+
+if TYPE_CHECKING:
+    from training.history import History
+
+commands = group("adapter", "Lists adapter versions and switches between them.")
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRow:
+    """One adapter version, as it is listed; the base model itself is the first."""
+
+    name: str
+    current: bool
+    present: bool = True
+    created_at: str | None = None
+    parent: str | None = None
+    round: int | None = None
+    wins: int | None = None
+    sha256: str | None = None
+    bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterList(Result):
+    """All adapter versions, oldest first."""
+
+    rows: tuple[VersionRow, ...]
+    train_line: str
+
+    def data(self) -> Mapping[str, Any]:
+        current = next((row.name for row in self.rows if row.current), None)
+        return {"current": current, "adapters": self.rows}
+
+    def render(self, console: Page) -> None:
+        right = {"justify": "right"}
+        console.rows(
+            ["", "NAME", "TRAINED", "FROM", Column("ROUND", **right), Column("WINS", **right), Column("SIZE", **right)],  # type: ignore[arg-type]
+            [_cells(row) for row in self.rows],
+        )
+        if len(self.rows) == 1:
+            console.print()
+            console.print("Nothing was learned yet.")
+            console.next_steps(self.train_line)
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSwitch(Result):
+    """Which version is in use now, and which was before."""
+
+    current: str
+    before: str
+
+    def data(self) -> Mapping[str, Any]:
+        return {"current": self.current, "before": self.before}
+
+    def render(self, console: Page) -> None:
+        if self.current == self.before:
+            console.print(f"{self.current} was in use already; nothing was changed")
+        else:
+            console.print(f"Now in use: {self.current} (before: {self.before})")
+
+
+@command(commands, "list")
+def list_(run: Run) -> AdapterList:
+    """Lists the adapter versions, oldest first."""
+    from training.history import BASE, History
+
+    with History(run.home.history_path) as history:
+        current, versions = history.current, history.versions()
+    names = ("name", "present", "created_at", "parent", "round", "wins", "sha256", "bytes")
+    rows = [VersionRow(BASE, current == BASE)]
+    for version in versions:
+        known = {name: getattr(version, name) for name in names}
+        rows.append(VersionRow(current=version.name == current, **known))
+    return AdapterList(tuple(rows), run.spell("train"))
+
+
+@command(commands, "use")
+def use(
+    run: Run,
+    name: Annotated[str, typer.Argument(help="A name from `adapter list`: base, local:3.", metavar="NAME")],
+) -> AdapterSwitch:
+    """Puts an adapter version to use; the others stay."""
+    from training.history import History
+
+    with run.home.training_lock("adapter use"), History(run.home.history_path) as history:
+        before = history.current
+        history.use(name)
+        return AdapterSwitch(history.current, before)
+
+
+@command(commands, "rollback")
+def rollback(
+    run: Run,
+    steps: Annotated[int, typer.Argument(help="How many rounds to go back.", min=1, metavar="N")] = 1,
+) -> AdapterSwitch:
+    """Goes back to an earlier version; nothing is deleted.
+
+    Each step leads to the version that the one in use was trained from, and in the end to the base model.
+    """
+    from training.history import History
+    from training.store import rollback as go_back
+
+    with run.home.training_lock("adapter rollback"), History(run.home.history_path) as history:
+        before = history.current
+        possible = _steps_to_base(history)
+        if steps > possible:
+            lead = (
+                f"only {count(possible, 'step')} lead from {before} to the base model"
+                if possible
+                else "the base model is in use"
+            )
+            raise UsageError(
+                f"cannot go back {count(steps, 'step')}: {lead}", f"see the versions: {run.spell('adapter', 'list')}"
+            )
+        go_back(history, steps)
+        return AdapterSwitch(history.current, before)
+
+
+def _steps_to_base(history: History) -> int:
+    from training.history import BASE
+
+    parents = {version.name: version.parent for version in history.versions()}
+    name, steps = history.current, 0
+    while name != BASE:
+        name, steps = parents[name], steps + 1
+    return steps
+
+
+def _cells(row: VersionRow) -> list[str]:
+    return [
+        "*" if row.current else "",
+        row.name if row.present else f"{row.name} (deleted)",
+        ago(row.created_at, short=True) if row.created_at else "",
+        row.parent or "",
+        "" if row.round is None else str(row.round),
+        "" if row.wins is None else str(row.wins),
+        "" if row.bytes is None else size(row.bytes),
+    ]

@@ -1,0 +1,298 @@
+"""`spearctl train`: rounds of SPEAR on a feedback log. A round is kept whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Column
+
+from spearctl import signals
+from spearctl.command import command, group
+from spearctl.config import Config
+from spearctl.learner import Learner, Phases, learner
+from spearctl.output import Page, Result
+from spearctl.run import Run
+from spearctl.text import count, tilde
+
+if TYPE_CHECKING:
+    from training.log import Log
+    from training.pool import Pool
+    from training.rounds import RoundConfig, RoundReport
+
+commands = group()
+
+DEFAULT_ROUNDS = 5
+SHOWN_PROBLEMS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """What a log offers to learn from.
+
+    Attributes:
+        entries: Readable entries.
+        playable: Of them, with a check: they can be played again and again.
+        waiting: Attempts that people judged and that were not trained on.
+        already_trained: Attempts that were.
+        contradictory: Attempts left out because people disagree on them.
+        problems: Bad lines.
+    """
+
+    entries: int
+    playable: int
+    waiting: int
+    already_trained: int
+    contradictory: int
+    problems: int
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.playable and not self.waiting
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult(Result):
+    """The rounds that were run, and the adapter that is in use now."""
+
+    log: Log
+    supply: Supply
+    rounds: tuple[RoundReport, ...]
+    adapter: str
+    dry_run: bool
+    stopped: signals.Signalled | None
+    next_lines: tuple[str, ...]
+
+    @property
+    def error(self) -> Exception | None:
+        return self.stopped  # type: ignore[return-value]  # explained like any other end of a run
+
+    def data(self) -> Mapping[str, Any]:
+        return {
+            "feedback": self.log.path,
+            "supply": self.supply,
+            "problems": self.log.problems,
+            "rounds": [report.as_dict() for report in self.rounds],
+            "adapter": self.adapter,
+            "dry_run": self.dry_run,
+            "advice": self._advice(),
+        }
+
+    def render(self, console: Page) -> None:
+        if self.dry_run or not self.rounds:
+            console.title(f"{tilde(self.log.path)}: {'nothing was trained' if not self.dry_run else 'a dry run'}")
+            console.fields(_supply_rows(self.supply))
+        else:
+            render_rounds(console, self.rounds)
+        console.print()
+        console.print(f"adapter in use: {self.adapter}")
+        advice = self._advice()
+        if advice:
+            console.health(advice)
+        if self.next_lines:
+            console.next_steps(*self.next_lines)
+
+    def _advice(self) -> list[str]:
+        return _advice(self.supply, self.rounds, self.dry_run)
+
+
+@command(commands, "train")
+def train(
+    run: Run,
+    feedback: Annotated[
+        Path | None, typer.Option(metavar="LOG", help="Feedback log, instead of the home's own.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, max=10_000, metavar="N", help="Rounds to run.")] = DEFAULT_ROUNDS,
+    profile: Annotated[
+        str | None, typer.Option(metavar="PROFILE", help="Hardware profile, instead of the home's.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed, instead of the home's.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Learn again from attempts already trained on.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be learned from.")] = False,
+) -> TrainResult:
+    """Learns from the feedback log.
+
+    Each round plays prompts that have a check, takes in what people said of other answers, and keeps a new adapter
+    version. Ctrl-C drops the round in progress and keeps those before it; a second Ctrl-C does not wait.
+    """
+    from training.history import History
+    from training.log import read_log
+    from training.pool import Pool
+
+    config = run.config(profile=profile, seed=seed)
+    log = read_log(feedback or run.home.feedback_path)
+    _tell_problems(run, log)
+    with run.home.training_lock("train"):
+        with History(run.home.history_path) as history:
+            trained = frozenset[str]() if again else history.trained()
+            pool = Pool(log.entries, trained=trained, played=history.plays())
+            adapter = history.current
+        supply = Supply(
+            len(log.entries), pool.playable, pool.waiting, pool.already_trained, pool.contradictory, len(log.problems)
+        )
+        if dry_run or supply.is_empty:
+            next_lines = (run.spell("train"),) if dry_run and not supply.is_empty else ()
+            return TrainResult(log, supply, (), adapter, dry_run, None, next_lines)
+        reports, stopped, adapter = _train(run, config, pool, rounds)
+    next_lines = (f"{run.spell('eval')} --data LOG",) if any(report.steps for report in reports) else ()
+    return TrainResult(log, supply, tuple(reports), adapter, False, stopped, next_lines)
+
+
+def _train(
+    run: Run, config: Config, pool: Pool, rounds: int
+) -> tuple[list[RoundReport], signals.Signalled | None, str]:
+    """Runs the rounds; returns their reports, the signal that ended them early, and the adapter in use."""
+    reports: list[RoundReport] = []
+    stopped = None
+
+    def heard() -> None:
+        run.say("stopping: the round in progress is dropped (again to stop at once)")
+
+    with learner(run, config) as ready, signals.deferred(heard) as stop, Phases(run) as phases:
+        ready.store.tidy()
+        try:
+            run_rounds(ready, config, pool, rounds, stop, phases, reports, run)
+        except Stopped:
+            stopped = signals.Signalled(stop.number or 0)
+            done = f"; {count(len(reports), 'round')} before it kept" if reports else ""
+            run.say(f"round {ready.history.next_round()} dropped{done}")
+        adapter = ready.history.current
+    return reports, stopped, adapter
+
+
+class Stopped(Exception):
+    """Somebody asked to stop, and the round in progress is at a safe point."""
+
+
+def run_rounds(
+    ready: Learner,
+    config: Config,
+    pool: Pool,
+    rounds: int,
+    stop: signals.Stop,
+    phases: Phases,
+    reports: list[RoundReport],
+    run: Run,
+) -> None:
+    """Runs rounds, adding their reports to ``reports`` as they are kept, until there is nothing left to learn from.
+
+    Raises:
+        Stopped: ``stop`` was set; what is in ``reports`` is kept.
+    """
+    from training.rounds import run_round
+
+    def notify(phase: str, done: int, total: int) -> None:
+        phases.show(phase, done, total)
+        if stop:
+            raise Stopped
+
+    settings = round_config(ready, config)
+    for index in range(rounds):
+        if not pool.playable and not pool.waiting:
+            break
+        phases.begin(f"round {index + 1} of {rounds}")
+        report = run_round(ready.lm, ready.store, ready.history, pool, settings, notify=notify)
+        reports.append(report)
+        phases.end()
+        run.say(round_line(report))
+        if stop:
+            break
+    ready.store.tidy()
+
+
+def round_config(ready: Learner, config: Config) -> RoundConfig:
+    """What the profile, the model's calibration and the home's seed make of a round."""
+    from training.catalogue import learning_rate
+    from training.rounds import RoundConfig
+    from training.selfplay import PlayConfig
+    from training.update import UpdateConfig
+
+    profile = ready.profile
+    return RoundConfig(
+        rollouts=profile.rollouts,
+        play=PlayConfig(rollout_batch=profile.rollout_batch),
+        update=UpdateConfig(
+            steps=profile.steps,
+            batch=profile.batch,
+            micro_batch=profile.micro_batch,
+            learning_rate=learning_rate(config.model),
+        ),
+        seed=config.seed,
+    )
+
+
+def round_line(report: RoundReport) -> str:
+    """One line about a round, for people who watch."""
+    parts = []
+    if report.played:
+        parts.append(f"{report.played} played, {report.right_first} right at once, {report.revised} revised")
+    if report.told:
+        parts.append(f"{report.told} judged by people")
+    parts.append(f"{count(report.wins, 'win')}, {count(report.losses, 'loss', 'losses')}")
+    if report.loss_win is not None:
+        parts.append(f"loss {report.loss_win:.3f}")
+    return f"round {report.round}: {'; '.join(parts)}; {report.seconds:.0f} s"
+
+
+def render_rounds(console: Page, rounds: Sequence[RoundReport]) -> None:
+    """Prints a table with a row a round."""
+    names = ("PLAYED", "TOLD", "RIGHT", "REWRITTEN", "REVISED", "WINS", "LOSSES", "LOSS", "TIME")
+    rows = [
+        [
+            str(report.round),
+            *map(str, (report.played, report.told, report.right_first, report.reformatted, report.revised)),
+            *map(str, (report.wins, report.losses)),
+            "" if report.loss_win is None else f"{report.loss_win:.3f}",
+            f"{report.seconds:.0f} s",
+            report.adapter if report.steps else "no change",
+        ]
+        for report in rounds
+    ]
+    console.rows([Column(name, justify="right") for name in ("ROUND", *names)] + [Column("ADAPTER")], rows)
+
+
+def _tell_problems(run: Run, log: Log) -> None:
+    for problem in log.problems[:SHOWN_PROBLEMS]:
+        run.say(f"{log.path}:{problem.line}: {problem.reason}")
+    if len(log.problems) > SHOWN_PROBLEMS:
+        more = len(log.problems) - SHOWN_PROBLEMS
+        run.say(f"{log.path}: and {count(more, 'bad line')} more: {run.spell('feedback', 'check', str(log.path))}")
+    if log.unfinished:
+        run.say(f"{log.path}: the last line has no line end yet, so it was left unread")
+
+
+def _supply_rows(supply: Supply) -> list[tuple[str, str]]:
+    return [
+        ("entries", f"{supply.entries:,}"),
+        ("to play", f"{count(supply.playable, 'prompt')} with a check"),
+        ("judged", f"{count(supply.waiting, 'attempt')} by people, not trained on yet"),
+        ("trained", f"{count(supply.already_trained, 'attempt')} already" if supply.already_trained else ""),
+        ("left out", f"{count(supply.contradictory, 'attempt')} people disagree on" if supply.contradictory else ""),
+        ("bad lines", f"{supply.problems:,}" if supply.problems else ""),
+    ]
+
+
+def _advice(supply: Supply, rounds: Sequence[RoundReport], dry_run: bool) -> list[str]:
+    """Says why nothing was learned and what would help, and what the last round's health is."""
+    if supply.is_empty:
+        if supply.already_trained:
+            return ["everything in this log was trained on already; add feedback, or train --again"]
+        return ["nothing in this log can be learned from: give entries a `check`, or attempts a `verdict`"]
+    if dry_run:
+        return []
+    lines = list(rounds[-1].health) if rounds else []
+    cut = sum(report.prompts_cut for report in rounds), sum(report.completions_cut for report in rounds)
+    if any(cut):
+        lines.append(f"too long for the profile's sequence: {cut[0]} prompts cut in front, {cut[1]} answers at the end")
+    skipped = sum(report.skipped_steps for report in rounds)
+    if skipped:
+        lines.append(f"{count(skipped, 'step')} skipped because the gradient was not finite; use a float32 profile")
+    if rounds and not any(report.wins for report in rounds):
+        lines.append(
+            "no answer was right, so nothing was learned: SPEAR needs wins."
+            " Add easier prompts, hints, or attempts judged right"
+        )
+    return lines

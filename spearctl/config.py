@@ -1,0 +1,236 @@
+"""Settings: what `config.toml` may say, and which of several sayings counts.
+
+Flags > `SPEARCTL_*` > `HOME/config.toml` > the user's own `config.toml` > defaults. What a home is made of (its model,
+that model's fingerprint, prompt format, system prompt and adapter shape) is fixed by `init` and read from the home
+alone. Nothing is read from the current folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tempfile
+import tomllib
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import platformdirs
+import tomlkit
+from msgspec import Meta
+
+from spearctl.errors import ConfigError
+
+Count = Annotated[int, Meta(ge=1, le=65_536)]
+Share = Annotated[float, Meta(ge=0.0, lt=1.0)]
+Text = Annotated[str, Meta(min_length=1)]
+Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Hex = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+T = typing.TypeVar("T")
+
+
+class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The size of a home's adapters.
+
+    Attributes:
+        rank: r, the inner dimension of every product.
+        alpha: Products are scaled by alpha / r.
+        dropout: While training.
+        shape: SHA-256 over the names and dimensions of all tensors.
+    """
+
+    rank: Count = 16
+    alpha: Count = 32
+    dropout: Share = 0.1
+    shape: Hex
+
+
+class Preferences(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user's own `config.toml`, the environment and flags may say.
+
+    Attributes:
+        name: What this device is called.
+        model: Reference of the base model, for `init`.
+        system_prompt: Put before every conversation, for `init`.
+        profile: Name of a hardware profile, or path of one.
+        seed: Of everything random.
+    """
+
+    name: Text | None = None
+    model: Text | None = None
+    system_prompt: Text | None = None
+    profile: Text | None = None
+    seed: Seed | None = None
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """What a home's `config.toml` says, as it counts for this run.
+
+    Attributes:
+        format: Of the home.
+        name: What this device is called.
+        model: Reference of the base model.
+        model_fingerprint: SHA-256 over its source files' names and SHA-256s.
+        prompt_format: `chat` for instruct models, `raw` for others.
+        system_prompt: Put before every conversation.
+        profile: Name of a hardware profile, or path of one.
+        seed: Of everything random.
+        adapter: The size of the home's adapters.
+    """
+
+    format: Count
+    name: Text
+    model: Text
+    model_fingerprint: Hex
+    prompt_format: Literal["chat", "raw"]
+    system_prompt: Text | None = None
+    profile: Text
+    seed: Seed = 0
+    adapter: AdapterConfig
+
+
+OVERRIDABLE = ("profile", "seed")
+"""What flags, the environment and the user's own settings may say of a home that exists."""
+
+
+def user_config_path() -> Path:
+    """Returns where the user's own settings are."""
+    return platformdirs.user_config_path("spearctl") / "config.toml"
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Reads a TOML file.
+
+    Raises:
+        ConfigError: It cannot be read, or is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}", "mend that place in an editor") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}", "check its permissions") from error
+
+
+def preferences(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Preferences:
+    """Returns what is said outside of any home.
+
+    Args:
+        flags: Values of flags by setting; None where not given.
+        environ: The environment.
+
+    Raises:
+        ConfigError: A value is wrong, or a key of the user's own settings is unknown.
+    """
+    path = user_config_path()
+    own = check(read_table(path), Preferences, str(path)) if path.exists() else Preferences()
+    said = {**_given(own), **_given(_from_environment(environ)), **_without_none(flags)}
+    return check(said, Preferences, "flags")
+
+
+def load(table: Mapping[str, Any], path: Path, flags: Mapping[str, Any], environ: Mapping[str, str]) -> Config:
+    """Returns the settings of a home as they count for this run.
+
+    Args:
+        table: What its `config.toml` says.
+        path: Where that is, for errors.
+        flags: Values of flags by setting; None where not given.
+        environ: The environment.
+
+    Raises:
+        ConfigError: A value is wrong or missing, or a key is unknown; all of a file are named together.
+    """
+    check(table, Config, str(path))
+    own_path = user_config_path()
+    own = check(read_table(own_path), Preferences, str(own_path)) if own_path.exists() else Preferences()
+    layers = {**_given(own), **table, **_given(_from_environment(environ)), **_without_none(flags)}
+    kept = {key: value for key, value in layers.items() if key in table or key in OVERRIDABLE}
+    fixed = {key: value for key, value in table.items() if key not in OVERRIDABLE}
+    return check({**kept, **fixed}, Config, str(path))
+
+
+def write(path: Path, config: Config) -> None:
+    """Writes a home's `config.toml`, whole or not at all, for its owner alone.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    document = tomlkit.document()
+    document.add(tomlkit.comment("Written by `spearctl init`. `name`, `profile` and `seed` are yours to change;"))
+    document.add(tomlkit.comment("the rest is what this home's adapters are made for."))
+    for key, value in _without_none(msgspec.to_builtins(config)).items():
+        document.add(key, value)
+    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=".config.")  # 0600
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(tomlkit.dumps(document))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def check(table: Mapping[str, Any], into: type[T], place: str) -> T:
+    """Turns a table into a record.
+
+    Args:
+        table: Keys and values as read.
+        into: A struct.
+        place: The table's place, for the error.
+
+    Raises:
+        ConfigError: Names every key that is unknown, missing or wrong.
+    """
+    problems: list[str] = []
+    known = {field.encode_name: field for field in msgspec.structs.fields(into)}  # type: ignore[arg-type]
+    for key, value in table.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            problems.append(f"unknown key `{key}`" + (f" (did you mean `{near[0]}`?)" if near else ""))
+            continue
+        problems.extend(_problem(key, value, known[key].type))
+    problems.extend(f"`{key}` is missing" for key, field in known.items() if field.required and key not in table)
+    if problems:
+        raise ConfigError(f"{place}: {'; '.join(problems)}", f"known keys: {', '.join(known)}")
+    return msgspec.convert(dict(table), into)
+
+
+def _problem(key: str, value: Any, wanted: Any) -> list[str]:
+    if isinstance(wanted, type) and issubclass(wanted, msgspec.Struct) and isinstance(value, Mapping):
+        try:
+            check(value, wanted, key)
+        except ConfigError as error:
+            return [error.message]
+        return []
+    try:
+        msgspec.convert(value, wanted)
+    except msgspec.ValidationError as error:
+        return [f"`{key}`: {str(error)[:1].lower()}{str(error)[1:]}"]
+    return []
+
+
+def _from_environment(environ: Mapping[str, str]) -> Preferences:
+    said: dict[str, Any] = {}
+    for key in ("name", "model", "profile", "seed"):
+        value = environ.get(f"SPEARCTL_{key.upper()}")
+        if value:
+            said[key] = int(value) if key == "seed" and value.isdecimal() else value
+    return check(said, Preferences, "the environment variables SPEARCTL_*")
+
+
+def _given(record: msgspec.Struct) -> dict[str, Any]:
+    return _without_none(msgspec.structs.asdict(record))
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}

@@ -1,0 +1,132 @@
+"""What `train`, `eval` and `demo` share: the model of a home with an adapter in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from spearctl.config import Config
+from spearctl.errors import ConfigError
+from spearctl.progress import Meter
+from spearctl.run import Run
+
+if TYPE_CHECKING:
+    from profiles import Profile
+    from training.history import History
+    from training.models import LanguageModel
+    from training.store import AdapterStore
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """A home's model, ready to work.
+
+    Attributes:
+        lm: Carries the adapter that was asked for.
+        store: The home's adapter versions.
+        history: The home's training history, open.
+        profile: Resolved for this machine.
+        adapter: Name of the version that was loaded.
+    """
+
+    lm: LanguageModel
+    store: AdapterStore
+    history: History
+    profile: Profile
+    adapter: str
+
+
+@contextmanager
+def learner(run: Run, config: Config, *, adapter: str | None = None) -> Iterator[Learner]:
+    """Loads the home's model with a version of its adapter, the current one by default.
+
+    Raises:
+        ConfigError: The model is not the one that the home was made for.
+        UnknownAdapterError: There is no such version.
+    """
+    import profiles
+    from training.history import History
+
+    profile = profiles.resolve(profiles.load(config.profile), profiles.detect())
+    with History(run.home.history_path) as history:
+        name = adapter or history.current
+        if name != "base":
+            history.version(name)
+        run.detail(f"loading {config.model} ({profile.dtype}, {profile.threads} threads) with adapter {name}")
+        lm, store = _load(run, config, profile, history)
+        from training.lora import set_adapter
+
+        set_adapter(lm.network, store.load(name))
+        yield Learner(lm, store, history, profile, name)
+
+
+def _load(run: Run, config: Config, profile: Profile, history: History) -> tuple[LanguageModel, AdapterStore]:
+    from training.models import LoraSettings, load
+    from training.sources import resolve
+    from training.store import AdapterStore
+
+    source = resolve(config.model, run.cache, say=run.say)
+    if source.fingerprint != config.model_fingerprint:
+        raise ConfigError(
+            f"the model {config.model} is not the one this home was made for"
+            f" (fingerprint {source.fingerprint[:12]}, expected {config.model_fingerprint[:12]})",
+            "put the old model back, or make another home for this one: spearctl --home DIR init",
+        )
+    size = config.adapter
+    settings = LoraSettings(size.rank, size.alpha, size.dropout)
+    lm = load(source, profile, settings, prompt_format=config.prompt_format, system_prompt=config.system_prompt)
+    store = AdapterStore(
+        run.home.adapters_path,
+        history,
+        base_model=config.model,
+        fingerprint=config.model_fingerprint,
+        shape=lm.adapter_shape,
+        dropout=size.dropout,
+    )
+    return lm, store
+
+
+class Phases:
+    """Shows the phases that the learner reports, one bar after another; on a terminal only.
+
+    Args:
+        run: Whose stderr is written to.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._label = ""
+        self._shown: tuple[str, int] | None = None
+        self._meter = Meter()
+        self._bar: AbstractContextManager[Meter] | None = None
+
+    def __enter__(self) -> Phases:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def begin(self, label: str) -> None:
+        """Ends the bar and names what comes next: "round 2 of 5"."""
+        self.end()
+        self._label = label
+
+    def show(self, phase: str, done: int, total: int) -> None:
+        """Shows that ``done`` of ``total`` of a phase is done."""
+        if not self._run.stderr.is_terminal:
+            return
+        if self._shown != (phase, total):
+            self.end()
+            self._shown = (phase, total)
+            self._bar = self._run.progress(f"{self._label} {phase}".strip(), total)
+            self._meter = self._bar.__enter__()
+        self._meter.update(done)
+
+    def end(self) -> None:
+        """Takes the bar away."""
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
+        self._bar = self._shown = None
+        self._meter = Meter()

@@ -1,0 +1,36 @@
+"""Fixtures of the integration tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.cli import Cli, clean_environment
+from tests.tiny import make_tiny_model
+
+
+@pytest.fixture
+def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """The command line, with a home that is not made yet."""
+    environment = clean_environment(tmp_path)
+    for name in set(os.environ) - set(environment):
+        if not name.startswith("PYTEST"):
+            monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    return Cli(tmp_path, capsys, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny random base model."""
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny random model that calls itself an instruct model."""
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny-instruct", chat=True)

@@ -1,0 +1,140 @@
+"""LoRA on a torch model: in and out, and what low precision leaves of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from tests.learner import stir
+from training import lora
+from training.adapters import adapter_digest, initial_adapter
+from training.errors import ModelError, StoreError
+from training.models import LanguageModel
+
+IDS = torch.tensor([[5, 60, 200, 7, 99], [17, 18, 19, 20, 21]])
+
+
+def logits(lm: LanguageModel) -> torch.Tensor:
+    with torch.inference_mode():
+        return lm.causal(input_ids=IDS).logits.clone()
+
+
+def test_what_is_put_in_comes_out_byte_for_byte(tiny: LanguageModel) -> None:
+    rng = np.random.default_rng(1)
+    adapter = {
+        tensor.name: rng.standard_normal((tensor.rows, tensor.columns)).astype(np.float32)
+        for tensor in tiny.adapter_shape.tensors
+    }
+    lora.set_adapter(tiny.network, dict(reversed(adapter.items())))
+    found = lora.get_adapter(tiny.network)
+    assert list(found) == [tensor.name for tensor in tiny.adapter_shape.tensors]
+    assert {name: array.tobytes() for name, array in found.items()} == {
+        name: array.tobytes() for name, array in adapter.items()
+    }
+
+
+def test_what_comes_out_is_a_copy(tiny: LanguageModel) -> None:
+    before = adapter_digest(lora.get_adapter(tiny.network))
+    for array in lora.get_adapter(tiny.network).values():
+        array += 1
+    assert adapter_digest(lora.get_adapter(tiny.network)) == before
+
+
+def test_an_adapter_that_does_not_fit_changes_nothing(tiny: LanguageModel) -> None:
+    before = lora.get_adapter(tiny.network)
+    wrong = {name: array + 1 for name, array in before.items()}
+    last = list(wrong)[-1]
+    for unfit in (wrong | {last: wrong[last].T}, wrong | {"more.lora_A": wrong[last]}, dict(list(wrong.items())[:-1])):
+        with pytest.raises(StoreError, match="does not fit the model"):
+            lora.set_adapter(tiny.network, unfit)
+        assert adapter_digest(lora.get_adapter(tiny.network)) == adapter_digest(before)
+
+
+def test_the_start_changes_nothing_that_the_model_says(tiny: LanguageModel) -> None:
+    with tiny.network.disable_adapter():
+        plain = logits(tiny)
+    assert torch.equal(logits(tiny), plain)
+    stir(tiny)
+    assert not torch.equal(logits(tiny), plain)
+    with tiny.network.disable_adapter():
+        assert torch.equal(logits(tiny), plain)
+    lora.set_adapter(tiny.network, initial_adapter(tiny.source.fingerprint, tiny.adapter_shape))
+    assert torch.equal(logits(tiny), plain)
+
+
+def test_only_the_adapter_is_trained_and_in_single_precision(tiny: LanguageModel) -> None:
+    trained = {name: parameter for name, parameter in tiny.network.named_parameters() if parameter.requires_grad}
+    assert len(trained) == len(tiny.adapter_shape.tensors)
+    assert all("lora_" in name for name in trained)
+    assert {parameter.dtype for parameter in trained.values()} == {torch.float32}
+
+
+def layer(*, inputs: int = 24, outputs: int = 40, dtype: torch.dtype = torch.float32, dropout: float = 0.0, ours: bool):
+    """One adapted linear layer with B set, ours or PEFT's own, the same weights each time."""
+    generator = torch.Generator().manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(inputs, outputs))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * inputs**-0.5)
+    network.to(dtype)
+    config = LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout, target_modules=["0"])
+    if ours:
+        config._register_custom_module({torch.nn.Linear: lora.LowRankLinear})
+    adapted = get_peft_model(network, config).get_base_model()[0]
+    with torch.no_grad():
+        for part in (adapted.lora_A.default, adapted.lora_B.default):
+            part.weight.copy_(torch.randn(part.weight.shape, generator=generator) * 0.3)
+    assert isinstance(adapted, lora.LowRankLinear) is ours
+    return adapted
+
+
+@pytest.mark.parametrize("leading", [(), (1,), (2, 5)])
+def test_a_layer_gives_what_peft_gives(leading: tuple[int, ...]) -> None:
+    x = torch.randn((*leading, 3, 24), generator=torch.Generator().manual_seed(1))
+    ours, theirs = layer(ours=True).eval(), layer(ours=False).eval()
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
+    assert ours(x).shape == (*leading, 3, 40)
+
+
+def test_gradients_are_those_of_peft() -> None:
+    x = torch.randn((5, 24), generator=torch.Generator().manual_seed(1))
+    grads = []
+    for ours in (True, False):
+        adapted = layer(ours=ours).train()
+        adapted(x).square().sum().backward()
+        grads.append([adapted.lora_A.default.weight.grad, adapted.lora_B.default.weight.grad])
+    torch.testing.assert_close(grads[0], grads[1])
+    assert all(grad is not None and grad.abs().sum() > 0 for grad in grads[0])
+
+
+def test_dropout_follows_the_seed_and_is_off_outside_of_training() -> None:
+    adapted = layer(dropout=0.25, ours=True).train()
+    x = torch.ones(3, 24)
+    torch.manual_seed(3)
+    first, second = adapted(x), adapted(x)
+    torch.manual_seed(3)
+    assert torch.equal(adapted(x), first)
+    assert not torch.equal(second, first)
+    assert torch.equal(adapted.eval()(x), layer(ours=True).eval()(x))
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
+    adapted = layer(inputs=1, dropout=0.25, ours=True).train()
+    x = torch.ones(1, 1)
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        base, plain = adapted.base_layer(x), layer(inputs=1, ours=True).eval()(x)
+        low = torch.cat([adapted(x) - base for _ in range(2000)])
+    dropped = low.abs().amax(1) < 1e-7
+    assert dropped.double().mean() == pytest.approx(0.25, abs=0.04)
+    torch.testing.assert_close(low[~dropped], ((plain - base) / 0.75).expand_as(low[~dropped]))
+
+
+def test_a_model_without_linear_layers_is_refused(tiny: LanguageModel) -> None:
+    class Empty(torch.nn.Module):
+        config = tiny.causal.config
+
+    with pytest.raises(ModelError, match="takes no LoRA adapter"):
+        lora.attach(Empty(), rank=2, alpha=4, dropout=0.0)  # type: ignore[arg-type]

@@ -1,0 +1,377 @@
+"""Detection of hardware, the choice of a profile, and a profile made concrete."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import logging
+import math
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import profiles
+from profiles import Hardware, ProfileError
+from profiles.detect import cgroup_limits
+
+# The package exports a function of the module's name, so the module itself has to be asked for by name.
+module = importlib.import_module("profiles.detect")
+
+GIB = 2**30
+PLAIN = Hardware(
+    system="Linux",
+    machine="x86_64",
+    cpu_name="Example CPU",
+    cores_physical=4,
+    cores_usable=8,
+    memory_bytes=16 * GIB,
+    memory_available_bytes=10 * GIB,
+    native_bf16=False,
+)
+
+
+def tree(root: Path, contents: Mapping[str, str]) -> Path:
+    for name, content in contents.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+    return root
+
+
+def cuda(memory_gib: float, *, bf16: bool = True) -> Hardware:
+    return dataclasses.replace(
+        PLAIN,
+        accelerator="cuda",
+        accelerator_name="Example GPU",
+        accelerator_memory_bytes=int(memory_gib * GIB),
+        accelerator_bf16=bf16,
+    )
+
+
+APPLE = dataclasses.replace(
+    PLAIN,
+    system="Darwin",
+    machine="arm64",
+    accelerator="mps",
+    accelerator_name="Apple M2",
+    accelerator_memory_bytes=16 * GIB,
+    accelerator_bf16=True,
+)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Linux machine of 16 logical and 8 physical cores with 64 GiB, of which 40 are available."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64 * GIB, available=40 * GIB))
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 16 if logical else 8)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
+    monkeypatch.setattr(module.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(module.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(module.platform, "processor", lambda: "")
+
+
+# Control groups
+
+
+def test_no_control_groups_mean_no_limits(tmp_path: Path) -> None:
+    limits = cgroup_limits(tmp_path)
+    assert (limits.cpus, limits.memory_bytes, limits.memory_available_bytes) == (math.inf, math.inf, math.inf)
+
+
+def test_v2_limits_of_the_own_group_are_read(tmp_path: Path) -> None:
+    group = "sys/fs/cgroup/user/job"
+    files = {
+        "proc/self/cgroup": "0::/user/job\n",
+        f"{group}/cpu.max": "150000 100000\n",
+        f"{group}/memory.max": "4000\n",
+        f"{group}/memory.current": "3000\n",
+        f"{group}/memory.stat": "anon 1000\ninactive_file 500\nfile 2000\n",
+    }
+    limits = cgroup_limits(tree(tmp_path, files))
+    assert (limits.cpus, limits.memory_bytes, limits.memory_available_bytes) == (1.5, 4000, 1500)
+
+
+def test_v2_the_tightest_of_all_holding_groups_counts(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "0::/a/b/c\n",
+        "sys/fs/cgroup/a/cpu.max": "200000 100000",
+        "sys/fs/cgroup/a/b/cpu.max": "400000 100000",
+        "sys/fs/cgroup/a/b/c/cpu.max": "max 100000",
+        "sys/fs/cgroup/a/memory.max": "9000",
+        "sys/fs/cgroup/a/memory.current": "8000",
+        "sys/fs/cgroup/a/b/memory.max": "5000",
+        "sys/fs/cgroup/a/b/memory.current": "1000",
+        "sys/fs/cgroup/a/b/c/memory.max": "max",
+    }
+    limits = cgroup_limits(tree(tmp_path, files))
+    assert (limits.cpus, limits.memory_bytes, limits.memory_available_bytes) == (2.0, 5000, 1000)
+
+
+@pytest.mark.parametrize("path", ["/", "/docker/0123", "/../outside"])
+def test_v2_a_container_that_sees_its_group_at_the_top_is_limited(tmp_path: Path, path: str) -> None:
+    files = {"proc/self/cgroup": f"0::{path}\n", "sys/fs/cgroup/memory.max": "4000"}
+    assert cgroup_limits(tree(tmp_path, files)).memory_bytes == 4000
+
+
+@pytest.mark.parametrize("folder", ["cpu", "cpu,cpuacct"])
+def test_v1_limits_are_read(tmp_path: Path, folder: str) -> None:
+    files = {
+        "proc/self/cgroup": "5:memory:/job\n4:cpu,cpuacct:/job\n1:name=systemd:/\n0::/\n",
+        f"sys/fs/cgroup/{folder}/job/cpu.cfs_quota_us": "250000\n",
+        f"sys/fs/cgroup/{folder}/job/cpu.cfs_period_us": "100000\n",
+        "sys/fs/cgroup/memory/job/memory.limit_in_bytes": "4000\n",
+        "sys/fs/cgroup/memory/job/memory.usage_in_bytes": "3000\n",
+        "sys/fs/cgroup/memory/job/memory.stat": "inactive_file 1\ntotal_inactive_file 600\n",
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+    }
+    limits = cgroup_limits(tree(tmp_path, files))
+    assert (limits.cpus, limits.memory_bytes, limits.memory_available_bytes) == (2.5, 4000, 1600)
+
+
+def test_v1_minus_one_is_no_cpu_limit(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "4:cpu:/\n",
+        "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1",
+        "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
+    }
+    assert cgroup_limits(tree(tmp_path, files)).cpus == math.inf
+
+
+def test_a_group_that_is_over_its_limit_has_nothing_available(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "0::/\n",
+        "sys/fs/cgroup/memory.max": "1000",
+        "sys/fs/cgroup/memory.current": "1200",
+    }
+    assert cgroup_limits(tree(tmp_path, files)).memory_available_bytes == 0
+
+
+@given(text=st.text(st.sampled_from("0123456789-max.: /,cpumemory\n\x00é")))
+@example(text=":\0")
+def test_strange_control_group_files_never_raise(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    root = tmp_path_factory.mktemp("strange")
+    files = {"proc/self/cgroup": f"0::/\n{text}"}
+    names = ("cpu.max", "memory.max", "memory.current", "memory.stat", "cpu.cfs_quota_us", "cpu.cfs_period_us")
+    files |= {f"sys/fs/cgroup/{name}": text for name in names}
+    limits = cgroup_limits(tree(root, files))
+    assert limits.cpus > 0
+    assert limits.memory_available_bytes >= 0
+
+
+# detect
+
+
+@pytest.mark.usefixtures("machine")
+def test_without_limits_the_whole_machine_is_usable(tmp_path: Path) -> None:
+    found = profiles.detect(accelerators=False, root=tmp_path)
+    assert (found.cores_physical, found.cores_usable) == (8, 16)
+    assert (found.memory_bytes, found.memory_available_bytes) == (64 * GIB, 40 * GIB)
+    assert (found.system, found.machine, found.accelerator) == ("Linux", "x86_64", None)
+
+
+@pytest.mark.usefixtures("machine")
+def test_the_control_groups_limits_count_as_the_machines(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "0::/\n",
+        "sys/fs/cgroup/cpu.max": "250000 100000",
+        "sys/fs/cgroup/memory.max": str(2 * GIB),
+        "sys/fs/cgroup/memory.current": str(GIB // 2),
+    }
+    found = profiles.detect(accelerators=False, root=tree(tmp_path, files))
+    assert found.cores_usable == 3
+    assert (found.memory_bytes, found.memory_available_bytes) == (2 * GIB, 3 * GIB // 2)
+
+
+@pytest.mark.usefixtures("machine")
+def test_limits_above_the_machine_change_nothing(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "0::/\n",
+        "sys/fs/cgroup/cpu.max": "9900000 100000",
+        "sys/fs/cgroup/memory.max": str(2**62),
+        "sys/fs/cgroup/memory.current": "0",
+    }
+    found = profiles.detect(accelerators=False, root=tree(tmp_path, files))
+    assert (found.cores_usable, found.memory_bytes, found.memory_available_bytes) == (16, 64 * GIB, 40 * GIB)
+
+
+@pytest.mark.usefixtures("machine")
+def test_the_affinity_bounds_the_usable_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3}, raising=False)
+    assert profiles.detect(accelerators=False, root=tmp_path).cores_usable == 1
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_tiny_quota_still_leaves_one_core(tmp_path: Path) -> None:
+    files = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "1000 100000"}
+    assert profiles.detect(accelerators=False, root=tree(tmp_path, files)).cores_usable == 1
+
+
+@pytest.mark.usefixtures("machine")
+def test_boards_that_do_not_tell_their_physical_cores_count_the_logical_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 16 if logical else None)
+    assert profiles.detect(accelerators=False, root=tmp_path).cores_physical == 16
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    ("cpuinfo", "name", "native"),
+    [
+        ("model name\t: AMD EPYC\nflags\t\t: fpu avx512f avx512_bf16\n", "AMD EPYC", True),
+        ("model name\t: Intel Xeon\nflags\t\t: fpu amx_bf16 amx_int8\n", "Intel Xeon", True),
+        ("model name\t: Old: one\nflags\t\t: fpu avx2\n", "Old: one", False),
+        ("processor\t: 0\nFeatures\t: fp asimd i8mm bf16\n\nModel\t\t: Some Board\n", "Some Board", True),
+        ("processor\t: 0\nFeatures\t: fp asimd\n\nModel\t\t: Raspberry Pi 5\n", "Raspberry Pi 5", False),
+        ("", "x86_64", False),
+    ],
+)
+def test_the_cpus_name_and_bfloat16_come_from_cpuinfo(tmp_path: Path, cpuinfo: str, name: str, native: bool) -> None:
+    found = profiles.detect(accelerators=False, root=tree(tmp_path, {"proc/cpuinfo": cpuinfo}))
+    assert (found.cpu_name, found.native_bf16) == (name, native)
+
+
+@pytest.mark.usefixtures("machine")
+def test_on_a_mac_the_cpu_is_asked_for_with_sysctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"machdep.cpu.brand_string": "Apple M2\n", "hw.optional.arm.FEAT_BF16": "1\n"}
+    monkeypatch.setattr(module.platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(
+        module.subprocess, "run", lambda command, **rest: SimpleNamespace(stdout=answers[command[-1]], returncode=0)
+    )
+    found = profiles.detect(accelerators=False, root=tmp_path)
+    assert (found.cpu_name, found.native_bf16) == ("Apple M2", True)
+
+
+def fake_torch(*, cuda: bool = False, mps: bool = False, capability: tuple[int, int] = (9, 0)) -> SimpleNamespace:
+    return SimpleNamespace(
+        cuda=SimpleNamespace(
+            is_available=lambda: cuda,
+            get_device_properties=lambda index: SimpleNamespace(name="Example GPU", total_memory=24 * GIB),
+            get_device_capability=lambda index: capability,
+        ),
+        backends=SimpleNamespace(mps=SimpleNamespace(is_available=lambda: mps)),
+    )
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(("capability", "native"), [((9, 0), True), ((8, 0), True), ((7, 5), False)])
+def test_cuda_is_found_through_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], native: bool
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", fake_torch(cuda=True, capability=capability))
+    found = profiles.detect(root=tmp_path)
+    assert (found.accelerator, found.accelerator_name) == ("cuda", "Example GPU")
+    assert (found.accelerator_memory_bytes, found.accelerator_bf16) == (24 * GIB, native)
+
+
+@pytest.mark.usefixtures("machine")
+def test_an_apple_gpu_shares_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", fake_torch(mps=True))
+    found = profiles.detect(root=tmp_path)
+    assert (found.accelerator, found.accelerator_memory_bytes, found.accelerator_bf16) == ("mps", 64 * GIB, True)
+
+
+@pytest.mark.usefixtures("machine")
+def test_torch_is_not_asked_when_accelerators_are_not_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", fake_torch(cuda=True))
+    assert profiles.detect(accelerators=False, root=tmp_path).accelerator is None
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("broken", [None, SimpleNamespace()], ids=["missing", "broken"])
+def test_a_missing_or_broken_torch_is_no_accelerator_and_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, broken: object
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", broken)
+    with caplog.at_level(logging.WARNING):
+        found = profiles.detect(root=tmp_path)
+    assert found == profiles.detect(accelerators=False, root=tmp_path)
+    assert "torch cannot be asked" in caplog.text
+
+
+def test_this_machine_is_detected_and_given_a_profile() -> None:
+    found = profiles.detect(accelerators=False)
+    assert 1 <= found.cores_usable <= (os.cpu_count() or 1)
+    assert 0 < found.memory_available_bytes <= found.memory_bytes
+    assert profiles.choose(found).profile in ("cpu-small", "cpu")
+
+
+# choose
+
+
+@pytest.mark.parametrize(
+    ("memory_gib", "profile"),
+    [(1.8, "cpu-small"), (3.7, "cpu-small"), (5.9, "cpu-small"), (6, "cpu"), (7.6, "cpu"), (64, "cpu")],
+)
+def test_without_an_accelerator_the_memory_decides(memory_gib: float, profile: str) -> None:
+    choice = profiles.choose(dataclasses.replace(PLAIN, memory_bytes=int(memory_gib * GIB)))
+    assert choice.profile == profile
+    assert f"{memory_gib:.1f} GiB of memory and 8 CPUs" in choice.reason
+
+
+@pytest.mark.parametrize(
+    ("memory_gib", "profile"),
+    [(3.8, "cpu"), (7.6, "cuda-8g"), (15.6, "cuda-8g"), (22.0, "cuda-24g"), (44.5, "cuda-24g"), (79.1, "cuda-80g")],
+)
+def test_with_cuda_the_cards_memory_decides(memory_gib: float, profile: str) -> None:
+    choice = profiles.choose(cuda(memory_gib))
+    assert choice.profile == profile
+    assert f"Example GPU has {memory_gib:.1f} GiB" in choice.reason
+
+
+def test_an_apple_gpu_gets_its_own_profile() -> None:
+    choice = profiles.choose(APPLE)
+    assert choice.profile == "apple"
+    assert "Apple M2" in choice.reason
+    assert "16.0 GiB" in choice.reason
+
+
+@pytest.mark.parametrize("hardware", [PLAIN, APPLE, cuda(0), cuda(8), cuda(24), cuda(80)])
+def test_a_chosen_profile_exists_and_suits_the_machine(hardware: Hardware) -> None:
+    profile = profiles.resolve(profiles.load(profiles.choose(hardware).profile), hardware)
+    assert profile.dtype != "auto"
+    assert profile.threads > 0
+
+
+# resolve
+
+
+@pytest.mark.parametrize(
+    ("name", "hardware", "dtype"),
+    [
+        ("cpu", PLAIN, "float32"),
+        ("cpu", dataclasses.replace(PLAIN, native_bf16=True), "bfloat16"),
+        ("cpu", cuda(80), "float32"),
+        ("cuda-8g", cuda(8), "bfloat16"),
+        ("cuda-8g", dataclasses.replace(cuda(8, bf16=False), native_bf16=True), "float32"),
+        ("apple", APPLE, "bfloat16"),
+    ],
+)
+def test_auto_is_bfloat16_exactly_where_the_profiles_device_has_it(name: str, hardware: Hardware, dtype: str) -> None:
+    assert profiles.resolve(profiles.load(name), hardware).dtype == dtype
+
+
+def test_what_a_profile_says_itself_is_kept() -> None:
+    said = dataclasses.replace(profiles.load("cpu"), dtype="float16", threads=3)
+    assert profiles.resolve(said, dataclasses.replace(PLAIN, native_bf16=True)) == said
+
+
+def test_zero_threads_become_all_that_are_usable_and_nothing_else_changes() -> None:
+    profile = profiles.load("cpu")
+    assert profiles.resolve(profile, PLAIN) == dataclasses.replace(profile, dtype="float32", threads=8)
+
+
+@pytest.mark.parametrize(("name", "hardware"), [("cuda-24g", PLAIN), ("cuda-24g", APPLE), ("apple", cuda(24))])
+def test_a_profile_for_a_device_that_is_not_there_is_refused(name: str, hardware: Hardware) -> None:
+    with pytest.raises(ProfileError, match=f"profile '{name}' runs on") as caught:
+        profiles.resolve(profiles.load(name), hardware)
+    assert caught.value.hint is not None
+    assert "spearctl profile detect" in caught.value.hint

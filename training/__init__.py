@@ -1,0 +1,1 @@
+"""The learner: feedback, self-play, losses, adapters and models. Knows nothing of the network."""

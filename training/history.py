@@ -1,0 +1,292 @@
+"""What this device has learned and when: adapter versions, rounds, and what was already trained on.
+
+One SQLite database in WAL mode. A round enters it in one transaction, after its adapter lies safely on disk: a version
+that is not in here does not exist, whatever folder a crash left behind.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from training.errors import StoreError, UnknownAdapterError
+from training.faults import reach
+
+BASE = "base"
+"""The adapter version that changes nothing."""
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE version (
+    number INTEGER PRIMARY KEY, created_at TEXT NOT NULL, parent TEXT NOT NULL,
+    wins INTEGER NOT NULL, sha256 TEXT NOT NULL, bytes INTEGER NOT NULL, present INTEGER NOT NULL DEFAULT 1
+);
+CREATE TABLE round (
+    number INTEGER PRIMARY KEY, started_at TEXT NOT NULL, seconds REAL NOT NULL,
+    version INTEGER REFERENCES version (number), report TEXT NOT NULL
+);
+CREATE TABLE trained (attempt_key TEXT PRIMARY KEY, round INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE played (prompt_key TEXT PRIMARY KEY, times INTEGER NOT NULL, last_round INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE current (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), version INTEGER REFERENCES version (number));
+INSERT INTO current VALUES (1, NULL);
+PRAGMA user_version = 1;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """An immutable adapter version.
+
+    Attributes:
+        name: ``local:N``.
+        number: N.
+        created_at: ISO 8601, UTC, by this device's clock.
+        parent: Name of the version it was trained from.
+        round: Number of the round that made it.
+        wins: What that round won.
+        sha256: Digest of the adapter's canonical bytes.
+        bytes: Size on disk.
+        present: False once it was deleted to save space.
+    """
+
+    name: str
+    number: int
+    created_at: str
+    parent: str
+    round: int | None
+    wins: int
+    sha256: str
+    bytes: int
+    present: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """A round as it was reported, with the version it made (None where it made none)."""
+
+    number: int
+    started_at: str
+    seconds: float
+    version: str | None
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class NewVersion:
+    """What :meth:`History.commit` records of a new version, already on disk."""
+
+    number: int
+    parent: str
+    wins: int
+    sha256: str
+    bytes: int
+
+
+class History:
+    """The database of one home. Readers never wait for a writer, nor a writer for readers.
+
+    Args:
+        path: Of the database; created when missing.
+
+    Raises:
+        StoreError: It is damaged, or written by a newer spearctl.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
+            # FULL: a committed round survives a power cut, not only a crash.
+            self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")
+            with _transaction(self._db):
+                (found,) = self._db.execute("PRAGMA user_version").fetchone()
+                if found == 0:
+                    for statement in _SCHEMA.split(";"):
+                        self._db.execute(statement)
+        except sqlite3.Error as error:
+            raise _damaged(path, error) from error
+        if found > SCHEMA_VERSION:
+            raise StoreError(f"{path}: written by a newer spearctl (schema {found})", "upgrade spearctl")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._db.close()
+
+    @property
+    def current(self) -> str:
+        """Name of the version in use."""
+        return _name(self._row("SELECT version FROM current")[0])
+
+    def versions(self) -> tuple[Version, ...]:
+        """Every version ever made, oldest first, deleted ones included."""
+        rows = self._rows(
+            "SELECT v.number, v.created_at, v.parent, r.number, v.wins, v.sha256, v.bytes, v.present"
+            " FROM version v LEFT JOIN round r ON r.version = v.number ORDER BY v.number"
+        )
+        return tuple(
+            Version(_name(number), number, created, parent, made_in, wins, sha256, size, bool(present))
+            for number, created, parent, made_in, wins, sha256, size, present in rows
+        )
+
+    def version(self, name: str) -> Version:
+        """One version that is still on disk.
+
+        Raises:
+            UnknownAdapterError: There is none of that name, or it was deleted.
+        """
+        found = {version.name: version for version in self.versions()}.get(name)
+        if found is None or not found.present:
+            state = "was deleted to save space" if found else "is not known"
+            raise UnknownAdapterError(f"adapter {name} {state}", "see which there are: spearctl adapter list")
+        return found
+
+    def use(self, name: str) -> None:
+        """Makes a version the current one; ``base`` always exists.
+
+        Raises:
+            UnknownAdapterError: There is no such version.
+        """
+        number = None if name == BASE else self.version(name).number
+        self._run("UPDATE current SET version = ?", number)
+
+    def rounds(self, limit: int | None = None) -> tuple[RoundRecord, ...]:
+        """The last ``limit`` rounds (all without one), oldest first."""
+        rows = self._rows(
+            "SELECT number, started_at, seconds, version, report FROM round ORDER BY number DESC LIMIT ?",
+            -1 if limit is None else limit,
+        )
+        return tuple(
+            RoundRecord(number, started, seconds, None if version is None else _name(version), json.loads(report))
+            for number, started, seconds, version, report in reversed(rows)
+        )
+
+    def next_round(self) -> int:
+        """Number of the round that comes next, from 1."""
+        return int(self._row("SELECT coalesce(max(number), 0) + 1 FROM round")[0])
+
+    def next_version(self) -> int:
+        """Number of the version that comes next, from 1; never used before, deleted ones included."""
+        return int(self._row("SELECT coalesce(max(number), 0) + 1 FROM version")[0])
+
+    def trained_count(self) -> int:
+        """How many attempts of people were trained on."""
+        return int(self._row("SELECT count(*) FROM trained")[0])
+
+    def trained(self) -> frozenset[str]:
+        """Keys of all attempts that were trained on."""
+        return frozenset(key for (key,) in self._rows("SELECT attempt_key FROM trained"))
+
+    def plays(self) -> dict[str, int]:
+        """How often each prompt was played, by prompt key."""
+        return dict(self._rows("SELECT prompt_key, times FROM played"))
+
+    def commit(
+        self,
+        *,
+        number: int,
+        seconds: float,
+        report: Mapping[str, Any],
+        version: NewVersion | None,
+        trained: Iterable[str] = (),
+        played: Iterable[str] = (),
+    ) -> None:
+        """Records a round, its version, which becomes the current one, and what it used up: all of it or nothing."""
+        now = datetime.now(UTC)
+        started = datetime.fromtimestamp(now.timestamp() - seconds, UTC).isoformat(timespec="seconds")
+        with self._guard(), _transaction(self._db):
+            if version is not None:
+                self._db.execute(
+                    "INSERT INTO version (number, created_at, parent, wins, sha256, bytes) VALUES (?, ?, ?, ?, ?, ?)",
+                    (version.number, now.isoformat(timespec="seconds"), version.parent, version.wins, version.sha256,
+                     version.bytes),
+                )  # fmt: skip
+                self._db.execute("UPDATE current SET version = ?", (version.number,))
+            self._db.execute(
+                "INSERT INTO round VALUES (?, ?, ?, ?, ?)",
+                (number, started, seconds, version and version.number, json.dumps(report)),
+            )
+            self._db.executemany("INSERT OR IGNORE INTO trained VALUES (?, ?)", [(key, number) for key in trained])
+            self._db.executemany(
+                "INSERT INTO played VALUES (?, 1, ?)"
+                " ON CONFLICT (prompt_key) DO UPDATE SET times = times + 1, last_round = excluded.last_round",
+                [(key, number) for key in played],
+            )
+            reach("history.before-commit")
+        reach("history.after-commit")
+
+    def mark_deleted(self, names: Iterable[str]) -> None:
+        """Records that the folders of these versions are going to be deleted."""
+        numbers = [(self.version(name).number,) for name in names]
+        with self._guard(), _transaction(self._db):
+            self._db.executemany("UPDATE version SET present = 0 WHERE number = ?", numbers)
+
+    def _rows(self, statement: str, *values: object) -> list[Any]:
+        with self._guard(), closing(self._db.execute(statement, values)) as cursor:
+            return cursor.fetchall()
+
+    def _row(self, statement: str) -> Any:
+        return self._rows(statement)[0]
+
+    def _run(self, statement: str, *values: object) -> None:
+        with self._guard():
+            self._db.execute(statement, values)
+
+    def _guard(self) -> _Guard:
+        return _Guard(self.path)
+
+
+class _Guard:
+    """Turns what SQLite raises into a StoreError."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, sqlite3.Error):
+            raise _damaged(self._path, error) from error
+
+
+class _transaction:
+    """BEGIN IMMEDIATE, then COMMIT, or ROLLBACK if the block raised."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._db.in_transaction:
+            self._db.execute("COMMIT" if error is None else "ROLLBACK")
+
+
+def _name(number: int | None) -> str:
+    return BASE if number is None else f"local:{number}"
+
+
+def _damaged(path: Path, error: sqlite3.Error) -> StoreError:
+    full = "full" in str(error)
+    hint = "free some disk space and try again" if full else "restore it from a backup, or move it away to start anew"
+    return StoreError(f"{path}: {error}", hint)

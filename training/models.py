@@ -1,0 +1,183 @@
+"""A base model in memory: weights, tokenizer, prompt format and adapter, ready to sample from and to train."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from profiles import Profile
+from training import lora
+from training.adapters import AdapterShape
+from training.errors import ModelError
+from training.feedback import Message
+from training.sources import ModelSource
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+PromptFormat = Literal["chat", "raw"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoraSettings:
+    """Size of the adapter: ``rank`` r, ``alpha`` (products are scaled by alpha / r) and ``dropout`` while training."""
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModel:
+    """A loaded base model that carries one adapter.
+
+    Attributes:
+        network: The PEFT model; its adapter is the only thing that is ever trained.
+        tokenizer: The base model's.
+        source: Where the base model came from.
+        prompt_format: ``chat`` applies the chat template, ``raw`` joins the messages' text.
+        system_prompt: Put first when a conversation has no system message of its own.
+        max_sequence_tokens: Most tokens of prompt and completion together.
+    """
+
+    network: PeftModel
+    tokenizer: Any
+    source: ModelSource
+    prompt_format: PromptFormat
+    system_prompt: str | None
+    max_sequence_tokens: int
+
+    @property
+    def causal(self) -> PreTrainedModel:
+        """The transformers model below PEFT, adapter included."""
+        return cast("PreTrainedModel", self.network.get_base_model())
+
+    @property
+    def device(self) -> torch.device:
+        return self.causal.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the base weights and the products are computed in."""
+        return self.causal.dtype
+
+    @property
+    def eos_id(self) -> int:
+        """The token a completion ends with when it is trained on."""
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Every token that ends a completion."""
+        configured = getattr(self.causal.generation_config, "eos_token_id", None)
+        listed = configured if isinstance(configured, list) else [configured]
+        return frozenset({self.eos_id, *(token for token in listed if token is not None)})
+
+    @property
+    def pad_id(self) -> int:
+        return self.eos_id if self.tokenizer.pad_token_id is None else int(self.tokenizer.pad_token_id)
+
+    @property
+    def adapter_shape(self) -> AdapterShape:
+        return lora.adapter_shape(self.network)
+
+    def encode_prompt(self, messages: Sequence[Message], opening: str = "") -> list[int]:
+        """Token ids of a conversation up to where the model's answer begins, or goes on after an ``opening``."""
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        if self.system_prompt and turns[0]["role"] != "system":
+            turns.insert(0, {"role": "system", "content": self.system_prompt})
+        if self.prompt_format == "chat":
+            text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+            return self.encode_text(text + opening)
+        ids = self.encode_text("\n\n".join([*(turn["content"] for turn in turns), *([opening] if opening else [])]))
+        start = self.tokenizer.bos_token_id
+        adds_start = start is not None and self.tokenizer("x")["input_ids"][:1] == [start]
+        return [start, *ids] if adds_start else ids
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of a text by itself, without special tokens added."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+
+def load(
+    source: ModelSource,
+    profile: Profile,
+    settings: LoraSettings,
+    *,
+    prompt_format: PromptFormat | None = None,
+    system_prompt: str | None = None,
+) -> LanguageModel:
+    """Loads a base model in the profile's dtype, with an adapter that changes nothing yet.
+
+    Args:
+        source: A resolved model.
+        profile: With a concrete dtype (see ``profiles.resolve``). Sets the process's thread count.
+        settings: The adapter's size.
+        prompt_format: Instead of the source's own.
+        system_prompt: See :class:`LanguageModel`.
+
+    Raises:
+        ModelError: The folder cannot be loaded, or the profile asks for what this version cannot do.
+    """
+    if profile.quantization != "none":
+        raise ModelError(
+            f"profile {profile.name} asks for {profile.quantization} weights, which this version cannot load",
+            'set quantization = "none" in the profile',
+        )
+    if profile.threads:
+        torch.set_num_threads(profile.threads)
+    quiet_libraries()
+    try:
+        causal: Any = AutoModelForCausalLM.from_pretrained(
+            source.folder, dtype=getattr(torch, profile.dtype), use_safetensors=True, local_files_only=True
+        )
+        causal.to(profile.device)
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"{source.reference}: the model cannot be loaded: {error}", "check the folder, or choose another model"
+        ) from error
+    if profile.checkpointing:
+        causal.gradient_checkpointing_enable()
+    # A strided slice of hidden states sends the head down a path that copies its weight once a row.
+    causal.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
+    return LanguageModel(
+        network=lora.attach(causal, rank=settings.rank, alpha=settings.alpha, dropout=settings.dropout),
+        tokenizer=tokenizer,
+        source=source,
+        prompt_format=prompt_format or source.prompt_format,
+        system_prompt=system_prompt,
+        max_sequence_tokens=min(profile.max_sequence, getattr(causal.config, "max_position_embeddings", 2**31)),
+    )
+
+
+def shape_of(source: ModelSource, settings: LoraSettings) -> AdapterShape:
+    """The adapter's shape for a base model, from its configuration alone: no weights are read."""
+    quiet_libraries()
+    try:
+        config = AutoConfig.from_pretrained(source.folder, local_files_only=True)
+        with torch.device("meta"):
+            causal = AutoModelForCausalLM.from_config(config)
+            network = lora.attach(causal, rank=settings.rank, alpha=settings.alpha, dropout=settings.dropout)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{source.reference}: not a causal language model: {error}", "choose a model made for text generation"
+        ) from error
+    return lora.adapter_shape(network)
+
+
+def quiet_libraries() -> None:
+    """Keeps the libraries' own progress bars and notices off stderr, which is ours."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\..*")

@@ -1,0 +1,78 @@
+"""Which entries a round uses: new verdicts of people first, then the prompts that were played least."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.feedback import Entry, contradictions
+from training.told import Told, told_attempts
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What one round uses: ``plays`` are played, ``told`` holds judged attempts."""
+
+    plays: tuple[Entry, ...]
+    told: tuple[Told, ...]
+
+
+class Pool:
+    """All that a log offers, less what was used.
+
+    Args:
+        entries: Of the log.
+        trained: Keys of attempts already trained on.
+        played: How often each prompt was played, by prompt key.
+    """
+
+    def __init__(self, entries: Sequence[Entry], *, trained: Set[str], played: Mapping[str, int]) -> None:
+        self._playable = [(entry, entry.prompt_key) for entry in entries if entry.check is not None]
+        contradictory = contradictions(entries)
+        attempts = [told for entry in entries for told in told_attempts(entry, contradictory)]
+        self._waiting = {told.key: told for told in attempts if told.key not in trained}
+        self._played = Counter(dict(played))
+        self.contradictory = sum(
+            (entry.prompt_key, attempt.completion) in contradictory
+            for entry in entries
+            if entry.check is None
+            for attempt in entry.attempts
+            if attempt.verdict is not None
+        )
+        self.already_trained = len({told.key for told in attempts}) - len(self._waiting)
+
+    @property
+    def playable(self) -> int:
+        """Prompts that can be played; they never run out."""
+        return len(self._playable)
+
+    @property
+    def waiting(self) -> int:
+        """Judged attempts not yet trained on."""
+        return len(self._waiting)
+
+    def expected_share(self) -> dict[str, float]:
+        """By kind of check, the share of its most common right answer."""
+        by_kind: dict[str, Counter[str]] = {}
+        for entry, _ in self._playable:
+            assert entry.check is not None
+            by_kind.setdefault(entry.check.kind, Counter())[str(entry.check.expect).casefold()] += 1
+        return {kind: max(counts.values()) / counts.total() for kind, counts in by_kind.items()}
+
+    def draw(self, size: int, seed: int) -> Draw:
+        """At most ``size`` judged attempts and prompts together, in an order that only the seed decides."""
+        rng = np.random.default_rng(seed)
+        waiting = list(self._waiting.values())
+        told = tuple(waiting[i] for i in rng.permutation(len(waiting))[:size])
+        shuffled = [self._playable[i] for i in rng.permutation(len(self._playable))]
+        fewest_first = sorted(shuffled, key=lambda row: self._played[row[1]])
+        return Draw(tuple(entry for entry, _ in fewest_first[: size - len(told)]), told)
+
+    def use(self, draw: Draw) -> None:
+        """Takes out what a round has learned from."""
+        for told in draw.told:
+            self._waiting.pop(told.key, None)
+        self._played.update(entry.prompt_key for entry in draw.plays)

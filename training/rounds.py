@@ -1,0 +1,197 @@
+"""A round: draw from the log, play, update, keep. All of it happens or nothing does."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from training import lora
+from training.faults import reach
+from training.history import History
+from training.models import LanguageModel
+from training.pool import Draw, Pool
+from training.rollout import Notify
+from training.selfplay import PlayConfig, play
+from training.store import AdapterStore
+from training.tally import Tally
+from training.told import told_traces
+from training.traces import Trace
+from training.update import UpdateConfig, UpdateReport, update
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundConfig:
+    """How to run rounds.
+
+    Attributes:
+        rollouts: Prompts played and judged attempts used, together.
+        play: How to play.
+        update: How to learn.
+        max_lose_ratio: Losses are capped at so many times the wins.
+        seed: Everything random in a round follows from this and the round's number.
+    """
+
+    rollouts: int
+    play: PlayConfig
+    update: UpdateConfig
+    max_lose_ratio: float = 2.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundReport:
+    """What a round did. Shares are None where there was too little to say."""
+
+    round: int
+    adapter: str
+    played: int
+    told: int
+    right_first: int
+    reformatted: int
+    revised: int
+    wins: int
+    losses: int
+    dropped: int
+    echoes: int
+    cut: int
+    prompts_cut: int
+    completions_cut: int
+    common_answer: str | None
+    common_share: float | None
+    revisions: int
+    changed_share: float | None
+    steps: int
+    skipped_steps: int
+    loss_win: float | None
+    loss_lose: float | None
+    play_seconds: float
+    update_seconds: float
+    seconds: float
+    health: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def run_round(
+    lm: LanguageModel,
+    store: AdapterStore,
+    history: History,
+    pool: Pool,
+    config: RoundConfig,
+    *,
+    notify: Notify = lambda phase, done, total: None,
+) -> RoundReport:
+    """Runs one round from the current adapter version and keeps the new one.
+
+    The model must carry the current version. When anything raises before the round is recorded, ``Interrupted`` out of
+    ``notify`` included, the model's adapter is put back and nothing is kept.
+
+    Args:
+        lm: Carries the current version; carries the new one afterwards.
+        store: Where versions are kept.
+        history: Where the round is recorded.
+        pool: What there is to learn from; what the round used is taken out.
+        config: Sizes and seed.
+        notify: Called at safe points; may raise.
+
+    Returns:
+        The report that was also recorded.
+    """
+    started = time.monotonic()
+    before = lora.get_adapter(lm.network)
+    number = history.next_round()
+    try:
+        reach("round.before-play")
+        draw = pool.draw(config.rollouts, seed=_seed(config.seed, number, 0))
+        tally = Tally()
+        traces = _gather(lm, draw, config, number, tally, notify)
+        reach("round.after-play")
+        played_at = time.monotonic()
+        learned = update(lm, traces, replace(config.update, seed=_seed(config.seed, number, 2)), notify=notify)
+        reach("round.after-update")
+        parent = history.current
+        version = store.write(lora.get_adapter(lm.network), parent=parent, wins=learned.wins) if learned.steps else None
+        report = _report(number, f"local:{version.number}" if version else parent, draw, tally, learned, pool)
+        ended = time.monotonic()
+        report = replace(
+            report, play_seconds=played_at - started, update_seconds=ended - played_at, seconds=ended - started
+        )
+        history.commit(
+            number=number,
+            seconds=report.seconds,
+            report=report.as_dict(),
+            version=version,
+            trained=[told.key for told in draw.told] if version else (),
+            played=[entry.prompt_key for entry in draw.plays],
+        )
+    except BaseException:
+        lora.set_adapter(lm.network, before)
+        raise
+    if version is not None:
+        pool.use(draw)
+    return report
+
+
+def _gather(
+    lm: LanguageModel, draw: Draw, config: RoundConfig, number: int, tally: Tally, notify: Notify
+) -> list[Trace]:
+    sampling = replace(config.play.sampling, seed=_seed(config.seed, number, 1))
+    traces = told_traces(lm, draw.told, tally)
+    traces += play(lm, draw.plays, replace(config.play, sampling=sampling), tally, notify=notify)
+    return _capped(traces, config.max_lose_ratio, _seed(config.seed, number, 3))
+
+
+def _capped(traces: list[Trace], ratio: float, seed: int) -> list[Trace]:
+    """Keeps all wins and at most ``ratio`` times as many losses, drawn at random: too many unlearn how to speak."""
+    losses = [i for i, trace in enumerate(traces) if not trace.win]
+    most = int(ratio * (len(traces) - len(losses)))
+    if len(losses) <= most:
+        return traces
+    kept = set(np.random.default_rng(seed).choice(losses, size=most, replace=False).tolist())
+    return [trace for i, trace in enumerate(traces) if trace.win or i in kept]
+
+
+def _report(number: int, adapter: str, draw: Draw, tally: Tally, learned: UpdateReport, pool: Pool) -> RoundReport:
+    common = tally.common_answer
+    return RoundReport(
+        round=number,
+        adapter=adapter,
+        played=tally.played,
+        told=len(draw.told),
+        right_first=tally.right_first,
+        reformatted=tally.reformatted,
+        revised=tally.revised,
+        wins=learned.wins,
+        losses=learned.losses,
+        dropped=tally.dropped,
+        echoes=tally.echoes,
+        cut=tally.cut,
+        prompts_cut=tally.prompts_cut,
+        completions_cut=tally.completions_cut,
+        common_answer=common and common[1],
+        common_share=common and common[2],
+        revisions=tally.revisions,
+        changed_share=tally.changed_share,
+        steps=learned.steps,
+        skipped_steps=learned.skipped_steps,
+        loss_win=_finite(learned.loss_win),
+        loss_lose=_finite(learned.loss_lose),
+        play_seconds=0.0,
+        update_seconds=0.0,
+        seconds=0.0,
+        health=tuple(tally.health(pool.expected_share())),
+    )
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence([part % 2**64 for part in parts]).generate_state(1, np.uint64)[0])

@@ -1,0 +1,81 @@
+"""What a round learns from: completions with their prompts, as token ids."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+CORRECTED = 1.0
+"""Weight of a wrong completion that was later put right: the model demonstrably could do better."""
+UNCORRECTED = 0.5
+"""Weight of a wrong completion that stayed wrong."""
+
+_MOST_FACTOR = 4.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """One completion that was right (a win) or wrong (a loss).
+
+    Attributes:
+        prompt: Token ids of the *original* prompt, never of a revision.
+        completion: Token ids, EOS included where the completion ended.
+        win: Right or wrong.
+        weight: Advantage of a loss; 1.0 for a win.
+        kind: The check that judged it, or "person".
+        answer: Its normalised answer, if the check found one.
+        tail_tokens: A loss is pushed down on its last so many tokens; 0 for all.
+        protected: Token ids that are never pushed down.
+    """
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+    win: bool
+    weight: float = 1.0
+    kind: str = "person"
+    answer: str | None = None
+    tail_tokens: int = 0
+    protected: frozenset[int] = frozenset()
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and completion."""
+        return len(self.prompt) + len(self.completion)
+
+
+def balance(wins: Sequence[Trace]) -> list[float]:
+    """Factors that give every answer of a kind of check the same total weight: none wins by being frequent.
+
+    A policy that always says "yes" is right half of the time and would be reinforced by exactly those wins. No factor
+    is above 4, so that one lucky answer is not learned by heart; within a kind the mean is 1. Wins without an answer
+    (judged by a person, or by a check that declares none) keep the factor 1.
+    """
+    answers: dict[str, Counter[str]] = {}
+    for win in wins:
+        if win.answer is not None:
+            answers.setdefault(win.kind, Counter())[win.answer] += 1
+    factors = {kind: _even(counts) for kind, counts in answers.items()}
+    return [1.0 if win.answer is None else factors[win.kind][win.answer] for win in wins]
+
+
+def _even(counts: Counter[str]) -> dict[str, float]:
+    """A factor an answer: each the same total, less what is above the cap, which the others share."""
+    capped: set[str] = set()
+    while True:
+        share = (counts.total() - _MOST_FACTOR * sum(counts[answer] for answer in capped)) / (len(counts) - len(capped))
+        factors = {answer: _MOST_FACTOR if answer in capped else share / count for answer, count in counts.items()}
+        above = {answer for answer, factor in factors.items() if factor > _MOST_FACTOR}
+        if not above:
+            return factors
+        capped |= above
+
+
+def fit(prompt: Sequence[int], completion: Sequence[int], most_tokens: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Cuts a prompt at its front, so that it fits with its completion into ``most_tokens``.
+
+    The end of the prompt is kept: at least a quarter of the sequence. A completion longer than the rest loses its end.
+    """
+    room = max(1, most_tokens - min(len(prompt), max(1, most_tokens // 4)))
+    kept = tuple(completion[:room])
+    return tuple(prompt[max(0, len(prompt) + len(kept) - most_tokens) :]), kept
