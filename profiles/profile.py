@@ -40,6 +40,7 @@ class Profile:
         steps: Optimiser steps a round.
         batch: Wins (and at most as many losses) a step.
         max_sequence: Longest sequence in tokens, prompt and completion together.
+        new_tokens: Most tokens of an answer; a check may allow fewer.
         threads: CPU threads; 0 means all that the process may use.
         checkpointing: Whether activations are computed again in the backward pass rather than kept.
 
@@ -58,6 +59,7 @@ class Profile:
     steps: int
     batch: int
     max_sequence: int
+    new_tokens: int
     threads: int
     checkpointing: bool
 
@@ -102,6 +104,7 @@ _RULES: Mapping[str, _Rule] = {
     "steps": _integer(1, 10_000),
     "batch": _integer(1, 4096),
     "max_sequence": _integer(32, 1_048_576),
+    "new_tokens": _integer(4, 65_536),
     "threads": _integer(0, 4096),
     "checkpointing": _SWITCH,
 }

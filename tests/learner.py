@@ -21,19 +21,20 @@ from training.rollout import Completion
 from training.traces import Trace
 
 RANK, ALPHA = 4, 8
-_LOUDER, _EMBEDDINGS_LOUDER = 16.0, 20.0
 
 
-def make_loud_model(folder: Path, *, chat: bool = True) -> Path:
-    """A tiny model with larger weights: as made, all tokens are about equally likely and greedy says one word forever."""
+def make_loud_model(folder: Path, *, chat: bool = True, weights: float = 16.0, embeddings: float = 20.0) -> Path:
+    """A tiny model with larger weights, which are whole in bfloat16 too.
+
+    As made, all tokens are about equally likely and greedy says one word forever.
+    """
     make_tiny_model(folder, chat=chat)
-    weights = folder / "model.safetensors"
-    louder = {
-        name: tensor * (_LOUDER if tensor.dim() == 2 and "embed" not in name else 1.0)
-        for name, tensor in load_file(weights).items()
-    }
-    louder["model.embed_tokens.weight"] *= _EMBEDDINGS_LOUDER
-    save_file(louder, weights, metadata={"format": "pt"})
+    file = folder / "model.safetensors"
+    louder = {}
+    for name, tensor in load_file(file).items():
+        factor = embeddings if "embed" in name else weights if tensor.dim() == 2 else 1.0
+        louder[name] = (tensor * factor).bfloat16().float()
+    save_file(louder, file, metadata={"format": "pt"})
     return folder
 
 

@@ -104,8 +104,8 @@ def adapter_digest(adapter: Mapping[str, npt.NDArray[np.float32]]) -> str:
 def initial_adapter(fingerprint: str, shape: AdapterShape) -> Adapter:
     """The start that everyone with the same base model and adapter shape shares. B is 0, so it changes nothing.
 
-    For each A ``[r, in]`` the stream SHAKE-256(``"spearctl initial A v1" NUL fingerprint NUL digest(shape) name``), read
-    as little-endian uint32 ``u``, row by row, gives ``q = floor(u * (2b + 1) / 2^32) - b`` on the grid 2^-20, where
+    For each A ``[r, in]``, SHAKE-256(``"spearctl initial A v1" NUL fingerprint NUL digest(shape) name``) is read as
+    little-endian uint32 ``u``, row by row, and gives ``q = floor(u * (2b + 1) / 2^32) - b`` on the grid 2^-20, where
     ``b = isqrt(2^40 / in)``: uniform within 1/sqrt(in), LoRA's customary start. Integers only, so that it is the same
     on every processor.
 

@@ -104,7 +104,12 @@ class Evaluation:
 
 
 def evaluate(
-    lm: LanguageModel, entries: Sequence[Entry], *, batch: int, notify: Notify = lambda phase, done, total: None
+    lm: LanguageModel,
+    entries: Sequence[Entry],
+    *,
+    batch: int,
+    most_new_tokens: int = 512,
+    notify: Notify = lambda phase, done, total: None,
 ) -> Evaluation:
     """Evaluates the adapter that ``lm`` carries.
 
@@ -112,11 +117,12 @@ def evaluate(
         lm: The model.
         entries: With checks, or with attempts that people judged.
         batch: Sequences computed at once.
+        most_new_tokens: Caps what a check allows for an answer.
         notify: Called with ("answering", done, total) at safe points.
     """
     started = time.monotonic()
     asked = [entry for entry in entries if entry.check is not None]
-    answers = _answer(lm, asked, batch, notify)
+    answers = _answer(lm, asked, batch, most_new_tokens, notify)
     right = sum(answer.judgement.verdict is Verdict.RIGHT for answer in answers)
     formatted = sum(answer.judgement.formatted for answer in answers)
     given = Counter(answer.judgement.answer for answer in answers if answer.judgement.answer is not None)
@@ -147,8 +153,10 @@ def wilson(count: int, n: int, z: float = 1.959963984540054) -> tuple[float, flo
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _answer(lm: LanguageModel, entries: Sequence[Entry], batch: int, notify: Notify) -> list[Answered]:
-    limits = [entry.check.new_tokens for entry in entries if entry.check is not None]
+def _answer(
+    lm: LanguageModel, entries: Sequence[Entry], batch: int, most_new_tokens: int, notify: Notify
+) -> list[Answered]:
+    limits = [min(entry.check.new_tokens, most_new_tokens) for entry in entries if entry.check is not None]
     prompts = []
     for entry, limit in zip(entries, limits, strict=True):
         whole = lm.encode_prompt(entry.conversation)

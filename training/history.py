@@ -102,18 +102,18 @@ class History:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
+        with self._guard():
             self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
             # FULL: a committed round survives a power cut, not only a crash.
             self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")
-            with _transaction(self._db):
-                (found,) = self._db.execute("PRAGMA user_version").fetchone()
-                if found == 0:
-                    for statement in _SCHEMA.split(";"):
-                        self._db.execute(statement)
-        except sqlite3.Error as error:
-            raise _damaged(path, error) from error
+            if self._schema_version() == 0:
+                with _transaction(self._db):
+                    if self._schema_version() == 0:  # still: another process may have been faster
+                        for statement in _SCHEMA.split(";"):
+                            self._db.execute(statement)
+            found = self._schema_version()
         if found > SCHEMA_VERSION:
+            self._db.close()
             raise StoreError(f"{path}: written by a newer spearctl (schema {found})", "upgrade spearctl")
 
     def __enter__(self) -> Self:
@@ -170,10 +170,11 @@ class History:
             "SELECT number, started_at, seconds, version, report FROM round ORDER BY number DESC LIMIT ?",
             -1 if limit is None else limit,
         )
-        return tuple(
-            RoundRecord(number, started, seconds, None if version is None else _name(version), json.loads(report))
-            for number, started, seconds, version, report in reversed(rows)
-        )
+        with self._guard():
+            return tuple(
+                RoundRecord(number, started, seconds, None if version is None else _name(version), json.loads(report))
+                for number, started, seconds, version, report in reversed(rows)
+            )
 
     def next_round(self) -> int:
         """Number of the round that comes next, from 1."""
@@ -235,6 +236,9 @@ class History:
         with self._guard(), _transaction(self._db):
             self._db.executemany("UPDATE version SET present = 0 WHERE number = ?", numbers)
 
+    def _schema_version(self) -> int:
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
     def _rows(self, statement: str, *values: object) -> list[Any]:
         with self._guard(), closing(self._db.execute(statement, values)) as cursor:
             return cursor.fetchall()
@@ -251,7 +255,7 @@ class History:
 
 
 class _Guard:
-    """Turns what SQLite raises into a StoreError."""
+    """Turns what SQLite raises into a StoreError, and what its answers raise where they are not even text."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -262,7 +266,7 @@ class _Guard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, sqlite3.Error):
+        if isinstance(error, sqlite3.Error | ValueError):
             raise _damaged(self._path, error) from error
 
 
@@ -286,7 +290,7 @@ def _name(number: int | None) -> str:
     return BASE if number is None else f"local:{number}"
 
 
-def _damaged(path: Path, error: sqlite3.Error) -> StoreError:
-    full = "full" in str(error)
-    hint = "free some disk space and try again" if full else "restore it from a backup, or move it away to start anew"
-    return StoreError(f"{path}: {error}", hint)
+def _damaged(path: Path, error: Exception) -> StoreError:
+    hints = {"full": "free some disk space and try again", "locked": "another process is writing to it; try again"}
+    otherwise = "restore it from a backup, or move it away to start anew"
+    return StoreError(f"{path}: {error}", next((hints[word] for word in hints if word in str(error)), otherwise))

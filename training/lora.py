@@ -3,7 +3,7 @@
 PEFT owns the structure (module names, configuration, saved format); only the forward pass of the linear layer is ours.
 PEFT's own forward computes fp32 adapters in fp32, so every layer converts its whole input twice, which costs a CPU more
 than the base model does. Here the master weights stay fp32, the product is computed in the layer's own dtype, and the
-low-rank part is added inside the matrix product, which accumulates in fp32: rounded once, and never merged.
+low-rank part is what the base's matrix product, which accumulates in fp32, begins with: rounded once, and never merged.
 
 It does not cover quantised base layers.
 """
@@ -35,16 +35,20 @@ class LowRankLinear(PeftLinear):
 
     def forward(self, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
         """Applies the layer to ``x [..., in]`` and returns ``[..., out]`` in the dtype of ``x``."""
-        base = cast(torch.Tensor, self.base_layer(x))
         if self.disable_adapters:
-            return base
+            return cast(torch.Tensor, self.base_layer(x))
         down = cast(torch.Tensor, self.lora_A[_ADAPTER].weight)
         up = cast(torch.Tensor, self.lora_B[_ADAPTER].weight)
         if self.training:
             down = _drop_features(down, float(getattr(self.lora_dropout[_ADAPTER], "p", 0.0)))
-        low = functional.linear(x, down.to(x.dtype)).flatten(0, -2)
+        rows = x.flatten(0, -2)
         scaled = (up * self.scaling[_ADAPTER]).to(x.dtype)
-        return torch.addmm(base.flatten(0, -2), low, scaled.t()).view_as(base)
+        low = functional.linear(functional.linear(rows, down.to(x.dtype)), scaled)
+        base = cast(torch.nn.Linear, self.base_layer)
+        bias = cast("torch.Tensor | None", base.bias)
+        # This way round: rounded in bf16 first, the base's own output would swallow most of a small low-rank part.
+        out = low.addmm_(rows, base.weight.t())
+        return (out if bias is None else out + bias).view(*x.shape[:-1], -1)
 
 
 def _drop_features(down: torch.Tensor, rate: float) -> torch.Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -138,15 +139,26 @@ def load(
         torch.set_num_threads(profile.threads)
     quiet_libraries()
     try:
-        causal: Any = AutoModelForCausalLM.from_pretrained(
-            source.folder, dtype=getattr(torch, profile.dtype), use_safetensors=True, local_files_only=True
+        causal, found = cast("Any", AutoModelForCausalLM).from_pretrained(
+            source.folder,
+            dtype=getattr(torch, profile.dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
         )
         causal.to(profile.device)
         tokenizer = AutoTokenizer.from_pretrained(source.folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"{source.reference}: the model cannot be loaded: {error}", "check the folder, or choose another model"
         ) from error
+    if found["missing_keys"]:
+        # transformers would fill them with random numbers.
+        missing = sorted(found["missing_keys"])
+        raise ModelError(
+            f"{source.reference}: the weights lack {len(missing)} tensors, first {missing[0]}",
+            "the folder is incomplete: fetch it again",
+        )
     if profile.checkpointing:
         causal.gradient_checkpointing_enable()
     # A strided slice of hidden states sends the head down a path that copies its weight once a row.

@@ -1,4 +1,4 @@
-"""Which entries a round uses: new verdicts of people first, then the prompts that were played least."""
+"""Which entries a round uses: new verdicts of people, for up to half of it, and the prompts that were played least."""
 
 from __future__ import annotations
 
@@ -63,10 +63,15 @@ class Pool:
         return {kind: max(counts.values()) / counts.total() for kind, counts in by_kind.items()}
 
     def draw(self, size: int, seed: int) -> Draw:
-        """At most ``size`` judged attempts and prompts together, in an order that only the seed decides."""
+        """At most ``size`` judged attempts and prompts together, in an order that only the seed decides.
+
+        Where both are at hand, half of the room is kept for prompts: a log full of answers judged wrong would otherwise
+        fill every round, and without a win nothing is ever learned.
+        """
         rng = np.random.default_rng(seed)
         waiting = list(self._waiting.values())
-        told = tuple(waiting[i] for i in rng.permutation(len(waiting))[:size])
+        room = max(size - len(self._playable), (size + 1) // 2)
+        told = tuple(waiting[i] for i in rng.permutation(len(waiting))[:room])
         shuffled = [self._playable[i] for i in rng.permutation(len(self._playable))]
         fewest_first = sorted(shuffled, key=lambda row: self._played[row[1]])
         return Draw(tuple(entry for entry, _ in fewest_first[: size - len(told)]), told)

@@ -165,7 +165,7 @@ def _pick(logits: torch.Tensor, sampling: Sampling, draws: torch.Tensor) -> torc
         below = (top - normaliser).exp().cumsum(-1)
     probabilities = (top - normaliser).exp()
     # A token is in the nucleus when those before it do not reach top_p; the first always is.
-    probabilities[below - probabilities >= sampling.top_p] = 0.0
+    probabilities[:, 1:][below[:, :-1] >= sampling.top_p] = 0.0
     cumulative = probabilities.cumsum(-1)
     position = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)
     last = (probabilities > 0).sum(-1, keepdim=True) - 1

@@ -132,8 +132,8 @@ def run_round(
     except BaseException:
         lora.set_adapter(lm.network, before)
         raise
-    if version is not None:
-        pool.use(draw)
+    # Without a version nothing was learned from what people said: it stays for a round that has wins.
+    pool.use(draw if version else replace(draw, told=()))
     return report
 
 

@@ -25,6 +25,9 @@ from training.rollout import SAMPLED, Completion, Notify, Sampling, sample
 from training.tally import Tally
 from training.traces import CORRECTED, UNCORRECTED, Trace, fit
 
+_LINE_TOKENS = 16
+"""The most tokens that fill in an answer line."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlayConfig:
@@ -34,13 +37,13 @@ class PlayConfig:
         revisions: Most tries after a wrong first answer.
         rollout_batch: Sequences decoded at once.
         sampling: Temperature, nucleus and seed.
-        most_new_tokens: Caps what a check allows for an answer; 0 for no cap.
+        most_new_tokens: Caps what a check allows for an answer.
     """
 
     revisions: int = 2
     rollout_batch: int = 32
     sampling: Sampling = SAMPLED
-    most_new_tokens: int = 0
+    most_new_tokens: int = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,11 @@ class _Game:
     rewritten: bool = False
     over: bool = False
     traces: list[Trace] = field(default_factory=list)
+
+    @property
+    def completes_line(self) -> bool:
+        """The next try fills in an answer line that was begun for it."""
+        return self.rewriting and self.task.answer_line
 
     def settle(self, *traces: Trace) -> None:
         self.over = True
@@ -123,7 +131,7 @@ def _start(lm: LanguageModel, entry: Entry, config: PlayConfig, tally: Tally) ->
     check = entry.check
     if check is None:
         raise ValueError(f"entry {entry.id} has no check and cannot be played")
-    limit = min(check.new_tokens, config.most_new_tokens or check.new_tokens, lm.max_sequence_tokens // 2)
+    limit = min(check.new_tokens, config.most_new_tokens, lm.max_sequence_tokens // 2)
     whole = lm.encode_prompt(entry.conversation)
     prompt = tuple(whole[max(0, len(whole) + limit - lm.max_sequence_tokens) :])
     tally.prompts_cut += len(prompt) < len(whole)
@@ -142,7 +150,7 @@ def _wave(
     sampling = config.sampling
     seeded = Sampling(sampling.temperature, sampling.top_p, sampling.seed * 31 + wave)
     phase = "revising" if wave else "answering"
-    limits = [game.limit for game in games]
+    limits = [min(game.limit, _LINE_TOKENS) if game.completes_line else game.limit for game in games]
     return sample(lm, prompts, limits, seeded, batch=config.rollout_batch, phase=phase, notify=notify)
 
 
@@ -186,6 +194,7 @@ def _take(lm: LanguageModel, game: _Game, retry: Retry, completion: Completion, 
         tally.revision(changed=answer.judgement.answer != first.judgement.answer)
     if echoes(completion.tokens, lm.encode_text(retry.scaffold), lm.encode_text(_text(game.task))):
         tally.echoes += 1
+        game.rewritten = True  # a rewrite would keep what was copied
         answer = Answer(answer.tokens, answer.text, Judgement(Verdict.WRONG, True, None, None), answer.cut)
     game.last = answer
     _advance(lm, game, answer, tally)

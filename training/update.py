@@ -22,7 +22,7 @@ from training.losses import likelihood_sum, unlikelihood_mask, unlikelihood_sum
 from training.models import LanguageModel
 from training.traces import Trace, balance
 
-_TOKENS_A_TRACE = 256
+_TOKENS_A_TRACE = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class UpdateConfig:
     Attributes:
         steps: Optimiser steps.
         batch: Wins a step, and at most as many losses.
-        micro_batch: Traces of 256 tokens in one forward and backward pass, more of shorter and fewer of longer ones;
+        micro_batch: Traces of 128 tokens in one forward and backward pass, more of shorter and fewer of longer ones;
             bounds memory.
         learning_rate: Of AdamW, constant.
         lambda_win: Weight of the likelihood.

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 commands = group()
 
+ENOUGH = 16
+ONE_SIDED = 0.9
+
 
 @dataclass(frozen=True, slots=True)
 class EvalResult(Result):
@@ -32,7 +35,14 @@ class EvalResult(Result):
     show_answers: bool
 
     def data(self) -> Mapping[str, Any]:
-        return {"data": self.log, "adapter": self.adapter, "bad_lines": self.problems, **figures(self.evaluation)}
+        found = figures(self.evaluation)
+        return {
+            "data": self.log,
+            "adapter": self.adapter,
+            "bad_lines": self.problems,
+            **found,
+            "health": self._health(),
+        }
 
     def render(self, console: Page) -> None:
         found = self.evaluation
@@ -54,11 +64,17 @@ class EvalResult(Result):
             rows.append(("log-likelihood", _preference(found)))
         rows.append(("time", f"{found.seconds:.0f} s"))
         console.fields(rows)
-        if self.problems:
-            console.health([f"{count(self.problems, 'bad line')} left out"])
+        console.health(self._health())
         if self.show_answers:
             console.print()
             console.rows(["ASKED", "ANSWERED", "", "EXPECTED"], [_row(answer) for answer in found.answers])
+
+    def _health(self) -> list[str]:
+        lines = [f"{count(self.problems, 'bad line')} left out"] if self.problems else []
+        common, best = self.evaluation.common_answer, self.evaluation.best_constant
+        if common and best and len(self.evaluation.answers) >= ENOUGH and common[1] > max(ONE_SIDED, best[1] + 0.1):
+            lines.append(f'collapse: {common[1]:.0%} of the answers are "{clip(common[0], 30)}", whatever was asked')
+        return lines
 
 
 @command(commands, "eval")
@@ -92,7 +108,13 @@ def evaluate(
     with learner(run, config, adapter=adapter) as ready, Phases(run) as phases:
         from training.evaluate import evaluate as measure
 
-        found = measure(ready.lm, entries, batch=ready.profile.rollout_batch, notify=phases.show)
+        found = measure(
+            ready.lm,
+            entries,
+            batch=ready.profile.rollout_batch,
+            most_new_tokens=ready.profile.new_tokens,
+            notify=phases.show,
+        )
         return EvalResult(data, ready.adapter, found, len(log.problems), answers)
 
 

@@ -29,6 +29,7 @@ MEANINGS = {
     "steps": "optimiser steps a round",
     "batch": "wins, and at most as many losses, a step",
     "max_sequence": "tokens of prompt and completion together",
+    "new_tokens": "tokens of an answer at most",
     "threads": "CPU threads; 0 for all that may be used",
     "checkpointing": "compute activations again to save memory",
 }

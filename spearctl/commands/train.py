@@ -146,19 +146,20 @@ def _train(
 ) -> tuple[list[RoundReport], signals.Signalled | None, str]:
     """Runs the rounds; returns their reports, the signal that ended them early, and the adapter in use."""
     reports: list[RoundReport] = []
-    stopped = None
+    stopped, dropped = None, ""
 
     def heard() -> None:
-        run.say("stopping: the round in progress is dropped (again to stop at once)")
+        run.say("stopping at the next safe point (again to stop at once)")
 
     with learner(run, config) as ready, signals.deferred(heard) as stop, Phases(run) as phases:
         ready.store.tidy()
         try:
             run_rounds(ready, config, pool, rounds, stop, phases, reports, run)
         except Stopped:
-            stopped = signals.Signalled(stop.number or 0)
-            done = f"; {count(len(reports), 'round')} before it kept" if reports else ""
-            run.say(f"round {ready.history.next_round()} dropped{done}")
+            dropped = f"round {ready.history.next_round()} dropped; "
+        if stop.number is not None:
+            stopped = signals.Signalled(stop.number)
+            run.say(f"{dropped}{count(len(reports), 'round')} kept")
         adapter = ready.history.current
     return reports, stopped, adapter
 
@@ -213,7 +214,7 @@ def round_config(ready: Learner, config: Config) -> RoundConfig:
     profile = ready.profile
     return RoundConfig(
         rollouts=profile.rollouts,
-        play=PlayConfig(rollout_batch=profile.rollout_batch),
+        play=PlayConfig(rollout_batch=profile.rollout_batch, most_new_tokens=profile.new_tokens),
         update=UpdateConfig(
             steps=profile.steps,
             batch=profile.batch,
@@ -284,6 +285,8 @@ def _advice(supply: Supply, rounds: Sequence[RoundReport], dry_run: bool) -> lis
     if dry_run:
         return []
     lines = list(rounds[-1].health) if rounds else []
+    if supply.contradictory:
+        lines.append(f"{count(supply.contradictory, 'attempt')} left out, because people disagree on what was answered")
     cut = sum(report.prompts_cut for report in rounds), sum(report.completions_cut for report in rounds)
     if any(cut):
         lines.append(f"too long for the profile's sequence: {cut[0]} prompts cut in front, {cut[1]} answers at the end")

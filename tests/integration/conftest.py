@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from spearctl.home import Home
 from tests.cli import Cli, clean_environment
+from tests.homes import make_template
 from tests.tiny import make_tiny_model
 
 
@@ -34,3 +37,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny random model that calls itself an instruct model."""
     return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny-instruct", chat=True)
+
+
+@pytest.fixture(scope="session")
+def template(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home of the tiny model, for copying."""
+    return make_template(tmp_path_factory.mktemp("template"), tiny_model)
+
+
+@pytest.fixture
+def device(cli: Cli, template: Home) -> Cli:
+    """The command line with a home that can train: `tests.homes` says how small it is."""
+    shutil.copytree(template.root, cli.home.root)
+    return cli

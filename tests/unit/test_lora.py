@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from tests.learner import stir
+from tests.learner import load_tiny, make_loud_model, stir
 from training import lora
-from training.adapters import adapter_digest, initial_adapter
+from training.adapters import Adapter, adapter_digest, initial_adapter
 from training.errors import ModelError, StoreError
 from training.models import LanguageModel
 
@@ -71,14 +74,13 @@ def test_only_the_adapter_is_trained_and_in_single_precision(tiny: LanguageModel
     assert {parameter.dtype for parameter in trained.values()} == {torch.float32}
 
 
-def layer(*, inputs: int = 24, outputs: int = 40, dtype: torch.dtype = torch.float32, dropout: float = 0.0, ours: bool):
+def layer(*, inputs: int = 24, dropout: float = 0.0, ours: bool) -> Any:
     """One adapted linear layer with B set, ours or PEFT's own, the same weights each time."""
     generator = torch.Generator().manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Linear(inputs, outputs))
+    network = torch.nn.Sequential(torch.nn.Linear(inputs, 40))
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * inputs**-0.5)
-    network.to(dtype)
     config = LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout, target_modules=["0"])
     if ours:
         config._register_custom_module({torch.nn.Linear: lora.LowRankLinear})
@@ -138,3 +140,54 @@ def test_a_model_without_linear_layers_is_refused(tiny: LanguageModel) -> None:
 
     with pytest.raises(ModelError, match="takes no LoRA adapter"):
         lora.attach(Empty(), rank=2, alpha=4, dropout=0.0)  # type: ignore[arg-type]
+
+
+def kept_share(changed: torch.Tensor, plain: torch.Tensor, expected: torch.Tensor) -> float:
+    """How much of an expected change is in the change that was found: the slope of the one over the other."""
+    found = changed.double() - plain.double()
+    return float((found * expected).sum() / expected.square().sum())
+
+
+def test_a_layer_in_bfloat16_keeps_a_small_adapter_that_a_merge_would_lose() -> None:
+    """At |B| = 2.5e-4, which five steps give, the low-rank part is smaller than what bfloat16 rounds away."""
+    size, rank, scaling = 256, 16, 2.0
+    generator = torch.Generator().manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(size, size, bias=False)).to(torch.bfloat16)
+    config = LoraConfig(r=rank, lora_alpha=int(scaling * rank), lora_dropout=0.1, target_modules=["0"])
+    config._register_custom_module({torch.nn.Linear: lora.LowRankLinear})
+    adapted = get_peft_model(network, config).get_base_model()[0].eval()
+    down, up = adapted.lora_A.default.weight, adapted.lora_B.default.weight
+    x = torch.randn(256, size, generator=generator).bfloat16()
+    with torch.inference_mode():
+        adapted.base_layer.weight.copy_(torch.randn(size, size, generator=generator) * size**-0.5)
+        down.copy_((torch.rand(rank, size, generator=generator) * 2 - 1) * size**-0.5)
+        up.copy_(torch.randn(size, rank, generator=generator) * 2.5e-4)
+        plain = torch.nn.functional.linear(x, adapted.base_layer.weight)
+        expected = scaling * (x.double() @ down.double().t() @ up.double().t())
+        assert expected.abs().mean() < plain.abs().double().mean() * 2**-9
+        assert kept_share(adapted(x), plain, expected) == pytest.approx(1.0, abs=0.05)
+        merged = (adapted.base_layer.weight.float() + scaling * up @ down).bfloat16()
+        assert kept_share(torch.nn.functional.linear(x, merged), plain, expected) < 0.8
+
+
+def test_a_model_in_bfloat16_changes_as_it_does_in_single_precision(tmp_path: Path) -> None:
+    """What a step of learning does to log-probabilities, it does in the dtype that rollouts use."""
+    folder = make_loud_model(tmp_path / "instruct", weights=4.0, embeddings=5.0)
+    models = [load_tiny(folder, dtype=dtype) for dtype in ("float32", "bfloat16")]
+    start = initial_adapter("ab" * 32, models[0].adapter_shape)
+    ids = torch.randint(4, 250, (16, 32), generator=torch.Generator().manual_seed(0))
+
+    def scores(lm: LanguageModel, adapter: Adapter) -> torch.Tensor:
+        lora.set_adapter(lm.network, adapter)
+        return lm.causal(input_ids=ids).logits[:, :-1].double().log_softmax(-1).gather(-1, ids[:, 1:, None])
+
+    scores(models[0], start).mean().backward()
+    step = {
+        name.split(".default")[0].removeprefix("base_model.model."): 2.5e-4 * np.sign(parameter.grad.numpy())
+        for name, parameter in models[0].network.named_parameters()
+        if parameter.grad is not None
+    }
+    after = {name: (array + step[name]).astype(np.float32) for name, array in start.items()}
+    with torch.inference_mode():
+        single, half = ([scores(lm, adapter) for adapter in (start, after)] for lm in models)
+    assert kept_share(half[1], half[0], single[1] - single[0]) == pytest.approx(1.0, abs=0.12)
