@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,13 @@ def told(count: int, *, right: str = "yes", wrong: str = "no", losses: int = 0) 
         }
         for i, verdict in enumerate(verdicts)
     ]
+
+
+def write_log(path: Path, entries: Iterable[Entry | bytes]) -> Path:
+    """Writes a feedback log; what is given as bytes is a line already."""
+    lines = [entry if isinstance(entry, bytes) else json.dumps(entry).encode() for entry in entries]
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    return path
 
 
 def adapter_of(home: Home, name: str) -> Adapter:

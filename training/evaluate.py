@@ -141,8 +141,9 @@ def evaluate(
 
 
 def best_constants(entries: Sequence[Entry]) -> Counter[str]:
-    """How often each expected answer would be right if it were always given."""
-    return Counter(str(entry.check.expect).strip().casefold() for entry in entries if entry.check is not None)
+    """How often each expected answer would be right if it were always given; a regex does not say which answer fits."""
+    checks = [entry.check for entry in entries if entry.check is not None]
+    return Counter(str(check.expect).strip().casefold() for check in checks if check.kind != "regex")
 
 
 def wilson(count: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:

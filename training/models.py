@@ -137,6 +137,23 @@ def load(
         )
     if profile.threads:
         torch.set_num_threads(profile.threads)
+    causal, tokenizer = _read(source, profile)
+    if profile.checkpointing:
+        causal.gradient_checkpointing_enable()
+    # A strided slice of hidden states sends the head down a path that copies its weight once a row.
+    causal.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
+    return LanguageModel(
+        network=lora.attach(causal, rank=settings.rank, alpha=settings.alpha, dropout=settings.dropout),
+        tokenizer=tokenizer,
+        source=source,
+        prompt_format=prompt_format or source.prompt_format,
+        system_prompt=system_prompt,
+        max_sequence_tokens=min(profile.max_sequence, getattr(causal.config, "max_position_embeddings", 2**31)),
+    )
+
+
+def _read(source: ModelSource, profile: Profile) -> tuple[Any, Any]:
+    """The transformers model, whole and on the profile's device, and its tokenizer."""
     quiet_libraries()
     try:
         causal, found = cast("Any", AutoModelForCausalLM).from_pretrained(
@@ -159,18 +176,7 @@ def load(
             f"{source.reference}: the weights lack {len(missing)} tensors, first {missing[0]}",
             "the folder is incomplete: fetch it again",
         )
-    if profile.checkpointing:
-        causal.gradient_checkpointing_enable()
-    # A strided slice of hidden states sends the head down a path that copies its weight once a row.
-    causal.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
-    return LanguageModel(
-        network=lora.attach(causal, rank=settings.rank, alpha=settings.alpha, dropout=settings.dropout),
-        tokenizer=tokenizer,
-        source=source,
-        prompt_format=prompt_format or source.prompt_format,
-        system_prompt=system_prompt,
-        max_sequence_tokens=min(profile.max_sequence, getattr(causal.config, "max_position_embeddings", 2**31)),
-    )
+    return causal, tokenizer
 
 
 def shape_of(source: ModelSource, settings: LoraSettings) -> AdapterShape:

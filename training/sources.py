@@ -6,7 +6,9 @@ pickled weights are refused. It does not judge whether a model is any good, nor 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
 import subprocess
 import sys
@@ -154,10 +156,11 @@ def _dequantise(file: Path, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
-            model = AutoModelForCausalLM.from_pretrained(
-                file.parent, gguf_file=file.name, dtype=_stored_dtype(file), local_files_only=True
-            )
+            with contextlib.redirect_stderr(io.StringIO()):  # the reader's own progress bar
+                tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+                model = AutoModelForCausalLM.from_pretrained(
+                    file.parent, gguf_file=file.name, dtype=_stored_dtype(file), local_files_only=True
+                )
         except Exception as error:  # a cut or odd file makes the readers raise whatever they trip over
             raise ModelError(f"{file}: not a GGUF that can be read: {error}", "choose another file") from error
         # transformers refuses to save what it believes is still quantised.

@@ -115,6 +115,30 @@ def update(
     losses = [trace for trace in traces if not trace.win]
     if not wins:
         return UpdateReport(0, 0, 0, 0, math.nan, math.nan, math.nan, 0, time.monotonic() - started)
+    figures, tokens = _steps(model, wins, losses, config, rng, notify)
+    loss_win, loss_lose, norm = np.mean(figures, axis=0).tolist() if figures else [math.nan] * 3
+    return UpdateReport(
+        wins=len(wins),
+        losses=len(losses),
+        steps=len(figures),
+        skipped_steps=config.steps - len(figures),
+        loss_win=loss_win,
+        loss_lose=loss_lose,
+        gradient_norm=norm,
+        tokens=tokens,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _steps(
+    model: LanguageModel,
+    wins: Sequence[Trace],
+    losses: Sequence[Trace],
+    config: UpdateConfig,
+    rng: np.random.Generator,
+    notify: Callable[[str, int, int], None],
+) -> tuple[list[tuple[float, float, float]], int]:
+    """Takes the steps; returns both losses and the gradient's norm of each one taken, and the tokens of all."""
     model.network.train()
     parameters = [parameter for parameter in model.network.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
@@ -136,18 +160,7 @@ def update(
                 figures.append((loss_win, loss_lose, norm))
             optimiser.zero_grad(set_to_none=True)
             notify("learning", step + 1, config.steps)
-    loss_win, loss_lose, norm = np.mean(figures, axis=0).tolist() if figures else [math.nan] * 3
-    return UpdateReport(
-        wins=len(wins),
-        losses=len(losses),
-        steps=len(figures),
-        skipped_steps=config.steps - len(figures),
-        loss_win=loss_win,
-        loss_lose=loss_lose,
-        gradient_norm=norm,
-        tokens=tokens,
-        seconds=time.monotonic() - started,
-    )
+    return figures, tokens
 
 
 def _deck(size: int, batch: int, rng: np.random.Generator) -> Iterator[Counter[int]]:

@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks                    speed and precision on the default model
     python -m tests.benchmarks --data FOLDER      the learning curve on FOLDER/strategyqa.{train,dev}.jsonl too
+    python -m tests.benchmarks --calibrate        accuracy after a few rounds at several learning rates instead
     python -m tests.benchmarks --json FILE        also as JSON
 
 The baseline is transformers' `generate` and PEFT's own layers with fp32 adapters, and logits at all positions.
@@ -30,13 +31,20 @@ import profiles
 from spearctl.questions import demo_log
 from training import lora, models, sources
 from training.adapters import initial_adapter
+from training.evaluate import evaluate
+from training.history import History
+from training.pool import Pool
 from training.rollout import SAMPLED, sample
+from training.rounds import RoundConfig, run_round
+from training.selfplay import PlayConfig
+from training.store import AdapterStore
 from training.traces import Trace
 from training.update import UpdateConfig, update
 
 SEQUENCES = 32
 NEW_TOKENS = 16
 REPEATS = 3
+LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 
 Row = dict[str, Any]
 
@@ -45,16 +53,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--data", type=Path, help="folder with strategyqa.train.jsonl and strategyqa.dev.jsonl")
     parser.add_argument("--json", type=Path, help="write the rows to this file too")
+    parser.add_argument("--calibrate", action="store_true", help="try several learning rates on the demo's questions")
     options = parser.parse_args()
     lm = load()
+    if options.calibrate:
+        for rate in LEARNING_RATES:
+            print(told(calibration_row(lm, rate)), flush=True)
+        return
     print(f"default model, {lm.dtype}, {torch.get_num_threads()} threads; medians of {REPEATS}")
     rows = [rollout_row(lm), step_row(lm)]
     if options.data:
         rows += strategyqa_rows(options.data)
     for row in rows:
-        print("  ".join(f"{key} {value:.3g}" if isinstance(value, float) else str(value) for key, value in row.items()))
+        print(told(row))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+def told(row: Row) -> str:
+    """A row as one line."""
+    cells = [str(row["row"])]
+    for key, value in row.items():
+        if key != "row":
+            cells.append(f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}")
+    return "  ".join(cells)
 
 
 def load() -> models.LanguageModel:
@@ -140,6 +162,29 @@ def compared(name: str, unit: str, ours: Callable[[], int], theirs: Callable[[],
         "ours": float(np.median(found[:, 0])),
         "baseline": float(np.median(found[:, 1])),
         "ratio": float(np.median(found[:, 0] / found[:, 1])),
+    }
+
+
+def calibration_row(lm: models.LanguageModel, rate: float) -> Row:
+    """Accuracy on unseen demo questions after three rounds at a learning rate, from the same start and seed."""
+    train, test = demo_log(train=200, test=60, seed=0)
+    lora.set_adapter(lm.network, initial_adapter(lm.source.fingerprint, lm.adapter_shape))
+    config = RoundConfig(
+        rollouts=48, play=PlayConfig(rollout_batch=SEQUENCES), update=UpdateConfig(learning_rate=rate), seed=0
+    )
+    with tempfile.TemporaryDirectory() as folder, History(Path(folder) / "node.db") as history:
+        store = AdapterStore(
+            Path(folder) / "adapters", history, base_model=lm.source.reference, fingerprint=lm.source.fingerprint,
+            shape=lm.adapter_shape, dropout=0.1,
+        )  # fmt: skip
+        pool = Pool(train, trained=frozenset(), played={})
+        wins = [run_round(lm, store, history, pool, config).wins for _ in range(3)]
+    found = evaluate(lm, test, batch=SEQUENCES)
+    return {
+        "row": f"learning rate {rate:g}:",
+        "wins": "+".join(map(str, wins)),
+        "accuracy": found.accuracy.value,
+        "format_rate": found.format_rate.value,
     }
 
 
