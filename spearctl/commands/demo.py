@@ -17,12 +17,13 @@ from spearctl import signals
 from spearctl.command import command, group
 from spearctl.commands.eval import constant, figures, spread
 from spearctl.commands.init import chosen_profile, make_home
-from spearctl.commands.train import Stopped, render_rounds, run_rounds
+from spearctl.commands.train import render_rounds, run_rounds
 from spearctl.config import Preferences
 from spearctl.learner import Phases, learner
 from spearctl.output import Page, Result
 from spearctl.run import Run
 from spearctl.text import binary_size, clip, count
+from training.errors import Interrupted
 
 if TYPE_CHECKING:
     from training.evaluate import Answered, Evaluation
@@ -137,7 +138,7 @@ def _demo(run: Run, rounds: int, seed: int) -> DemoResult:
         before = evaluate(ready.lm, test, batch=ready.profile.rollout_batch, notify=notify)
         try:
             run_rounds(ready, config, pool, rounds, stop, phases, reports, run)
-        except Stopped:
+        except Interrupted:
             stop.raise_if_asked()
         phases.begin("after")
         after = evaluate(ready.lm, test, batch=ready.profile.rollout_batch, notify=notify)

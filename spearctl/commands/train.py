@@ -17,6 +17,7 @@ from spearctl.learner import Learner, Phases, learner
 from spearctl.output import Page, Result
 from spearctl.run import Run
 from spearctl.text import count, tilde
+from training.errors import Interrupted
 
 if TYPE_CHECKING:
     from training.log import Log
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 commands = group()
 
-DEFAULT_ROUNDS = 5
+DEFAULT_ROUNDS = 8
 SHOWN_PROBLEMS = 100
 
 
@@ -155,17 +156,13 @@ def _train(
         ready.store.tidy()
         try:
             run_rounds(ready, config, pool, rounds, stop, phases, reports, run)
-        except Stopped:
+        except Interrupted:
             dropped = f"round {ready.history.next_round()} dropped; "
         if stop.number is not None:
             stopped = signals.Signalled(stop.number)
             run.say(f"{dropped}{count(len(reports), 'round')} kept")
         adapter = ready.history.current
     return reports, stopped, adapter
-
-
-class Stopped(Exception):
-    """Somebody asked to stop, and the round in progress is at a safe point."""
 
 
 def run_rounds(
@@ -181,14 +178,14 @@ def run_rounds(
     """Runs rounds, adding their reports to ``reports`` as they are kept, until there is nothing left to learn from.
 
     Raises:
-        Stopped: ``stop`` was set; what is in ``reports`` is kept.
+        Interrupted: ``stop`` was set; what is in ``reports`` is kept.
     """
     from training.rounds import run_round
 
     def notify(phase: str, done: int, total: int) -> None:
         phases.show(phase, done, total)
         if stop:
-            raise Stopped
+            raise Interrupted("stopped at a safe point")
 
     settings = round_config(ready, config)
     for index in range(rounds):
