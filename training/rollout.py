@@ -132,7 +132,7 @@ def _decode(
         chosen = _pick(logits.float(), sampling, draws[active, step])
         going = []
         for at, (row, token) in enumerate(zip(active, chosen.tolist(), strict=True)):
-            if row < 0 or ended[row] or len(out[row]) >= limits[row]:
+            if ended[row] or len(out[row]) >= limits[row]:
                 continue
             if token in lm.eos_ids:
                 ended[row] = True

@@ -76,7 +76,8 @@ def test_printable_text_keeps_letters_and_has_no_control_characters(text: str) -
     st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda inner: st.lists(inner) | st.tuples(inner))
 )
 def test_everything_plain_is_json(value: object) -> None:
-    json.dumps(plain(value), allow_nan=False)
+    made = plain(value)
+    assert json.loads(json.dumps(made, allow_nan=False)) == made
 
 
 def test_records_paths_and_enums_become_plain() -> None:
