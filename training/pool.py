@@ -54,13 +54,16 @@ class Pool:
         """Judged attempts not yet trained on."""
         return len(self._waiting)
 
-    def expected_share(self) -> dict[str, float]:
-        """By kind of check, the share of its most common right answer."""
+    def answer_rates(self) -> dict[str, dict[str, float]]:
+        """By kind of check, the share of its questions that each answer, in lower case, is right for."""
         by_kind: dict[str, Counter[str]] = {}
         for entry, _ in self._playable:
             assert entry.check is not None
             by_kind.setdefault(entry.check.kind, Counter())[str(entry.check.expect).casefold()] += 1
-        return {kind: max(counts.values()) / counts.total() for kind, counts in by_kind.items()}
+        return {
+            kind: {answer: count / counts.total() for answer, count in counts.items()}
+            for kind, counts in by_kind.items()
+        }
 
     def draw(self, size: int, seed: int) -> Draw:
         """At most ``size`` judged attempts and prompts together, in an order that only the seed decides.

@@ -77,6 +77,16 @@ class RoundReport:
         return asdict(self)
 
 
+def annealed(rate: float, index: int, rounds: int) -> float:
+    """The learning rate of round ``index`` (from 0) of a run of ``rounds``: full for half of it, then down to a tenth.
+
+    Rounds at the full rate each overwrite a good part of what the one before learned, so where a run ends would be a
+    matter of luck; small last rounds average it out. The fall is a straight line; a run of one round is at full rate.
+    """
+    full = (rounds + 1) // 2
+    return rate if index < full else rate * (1 - 0.9 * (index + 1 - full) / (rounds - full))
+
+
 def run_round(
     lm: LanguageModel,
     store: AdapterStore,
@@ -112,7 +122,10 @@ def run_round(
         traces = _gather(lm, draw, config, number, tally, notify)
         reach("round.after-play")
         played_at = time.monotonic()
-        learned = update(lm, traces, replace(config.update, seed=_seed(config.seed, number, 2)), notify=notify)
+        rates = pool.answer_rates()
+        learned = update(
+            lm, traces, replace(config.update, seed=_seed(config.seed, number, 2)), rates=rates, notify=notify
+        )
         reach("round.after-update")
         parent = history.current
         version = store.write(lora.get_adapter(lm.network), parent=parent, wins=learned.wins) if learned.steps else None
@@ -184,7 +197,7 @@ def _report(number: int, adapter: str, draw: Draw, tally: Tally, learned: Update
         play_seconds=0.0,
         update_seconds=0.0,
         seconds=0.0,
-        health=tuple(tally.health(pool.expected_share())),
+        health=tuple(tally.health(pool.answer_rates())),
     )
 
 

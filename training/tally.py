@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from training.checks import Judgement
+from training.traces import AnswerRates
 
 _ENOUGH = 16
 """Fewer answers or revisions than this say nothing."""
@@ -78,18 +79,18 @@ class Tally:
         """Share of revisions that changed the answer, None if there were too few to say."""
         return self.revisions_changed / self.revisions if self.revisions >= _ENOUGH else None
 
-    def health(self, expected_share: dict[str, float]) -> list[str]:
+    def health(self, rates: AnswerRates) -> list[str]:
         """Lines for a person, one a problem.
 
         Args:
-            expected_share: By kind, the share of the most common right answer in the log: a learner that says the
-                same as often as that is not collapsed.
+            rates: By kind, how often each answer is right in the log: a learner that says the most common one as
+                often as that is not collapsed.
         """
         lines = []
         common = self.common_answer
         if common is not None:
             kind, answer, share, total = common
-            if share >= _SAME_SHARE and share > expected_share.get(kind, 0.0) + 0.1:
+            if share >= _SAME_SHARE and share > max(rates.get(kind, {}).values(), default=0.0) + 0.1:
                 lines.append(
                     f"collapse: {share:.0%} of {total} {kind} answers are {answer!r}; more rounds reinforce it."
                     " Go back (spearctl adapter rollback), or add feedback with other right answers"

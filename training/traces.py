@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 CORRECTED = 1.0
@@ -44,27 +44,42 @@ class Trace:
         return len(self.prompt) + len(self.completion)
 
 
-def balance(wins: Sequence[Trace]) -> list[float]:
-    """Factors that give every answer of a kind of check the same total weight: none wins by being frequent.
+AnswerRates = Mapping[str, Mapping[str, float]]
+"""By kind of check, how often each answer is the right one."""
+
+
+def balance(wins: Sequence[Trace], rates: AnswerRates | None = None) -> list[float]:
+    """Factors that give every answer of a kind of check the total weight it has among right answers, not among wins.
 
     A policy that always says "yes" is right half of the time and would be reinforced by exactly those wins. No factor
     is above 4, so that one lucky answer is not learned by heart; within a kind the mean is 1. Wins without an answer
     (judged by a person, or by a check that declares none) keep the factor 1.
+
+    Args:
+        wins: Of a round.
+        rates: How often each answer is right; an answer that is not in there counts as the rarest of its kind, and
+            all answers of a kind that is not count the same.
     """
     answers: dict[str, Counter[str]] = {}
     for win in wins:
         if win.answer is not None:
             answers.setdefault(win.kind, Counter())[win.answer] += 1
-    factors = {kind: _even(counts) for kind, counts in answers.items()}
+    factors = {kind: _evened(counts, (rates or {}).get(kind) or {}) for kind, counts in answers.items()}
     return [1.0 if win.answer is None else factors[win.kind][win.answer] for win in wins]
 
 
-def _even(counts: Counter[str]) -> dict[str, float]:
-    """A factor an answer: each the same total, less what is above the cap, which the others share."""
+def _evened(counts: Counter[str], rates: Mapping[str, float]) -> dict[str, float]:
+    """A factor an answer: totals in proportion to the rates, less what is above the cap, which the others share."""
+    rarest = min(rates.values(), default=1.0)
+    wanted = {answer: rates.get(answer.casefold(), rarest) for answer in counts}
     capped: set[str] = set()
     while True:
-        share = (counts.total() - _MOST_FACTOR * sum(counts[answer] for answer in capped)) / (len(counts) - len(capped))
-        factors = {answer: _MOST_FACTOR if answer in capped else share / count for answer, count in counts.items()}
+        left = counts.total() - _MOST_FACTOR * sum(counts[answer] for answer in capped)
+        unit = left / sum(rate for answer, rate in wanted.items() if answer not in capped)
+        factors = {
+            answer: _MOST_FACTOR if answer in capped else unit * wanted[answer] / count
+            for answer, count in counts.items()
+        }
         above = {answer for answer, factor in factors.items() if factor > _MOST_FACTOR}
         if not above:
             return factors

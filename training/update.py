@@ -20,7 +20,7 @@ import torch
 
 from training.losses import likelihood_sum, unlikelihood_mask, unlikelihood_sum
 from training.models import LanguageModel
-from training.traces import Trace, balance
+from training.traces import AnswerRates, Trace, balance
 
 _TOKENS_A_TRACE = 128
 
@@ -93,6 +93,7 @@ def update(
     traces: Sequence[Trace],
     config: UpdateConfig,
     *,
+    rates: AnswerRates | None = None,
     notify: Callable[[str, int, int], None] = lambda phase, done, total: None,
 ) -> UpdateReport:
     """Trains the model's adapter on traces, in place, with a fresh AdamW.
@@ -104,6 +105,7 @@ def update(
         model: Its adapter is trained.
         traces: Wins and losses in any order.
         config: Step counts, weights and seed.
+        rates: How often each answer is right, to balance wins by.
         notify: Called with ("learning", step, steps) after each step.
 
     Returns:
@@ -115,7 +117,7 @@ def update(
     losses = [trace for trace in traces if not trace.win]
     if not wins:
         return UpdateReport(0, 0, 0, 0, math.nan, math.nan, math.nan, 0, time.monotonic() - started)
-    figures, tokens = _steps(model, wins, losses, config, rng, notify)
+    figures, tokens = _steps(model, wins, losses, balance(wins, rates), config, rng, notify)
     loss_win, loss_lose, norm = np.mean(figures, axis=0).tolist() if figures else [math.nan] * 3
     return UpdateReport(
         wins=len(wins),
@@ -134,6 +136,7 @@ def _steps(
     model: LanguageModel,
     wins: Sequence[Trace],
     losses: Sequence[Trace],
+    win_factors: Sequence[float],
     config: UpdateConfig,
     rng: np.random.Generator,
     notify: Callable[[str, int, int], None],
@@ -142,7 +145,6 @@ def _steps(
     model.network.train()
     parameters = [parameter for parameter in model.network.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
-    win_factors = balance(wins)
     win_deck = _deck(len(wins), config.batch, rng)
     loss_deck = _deck(len(losses), min(config.batch, len(losses)), rng)
     figures: list[tuple[float, float, float]] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -180,7 +180,7 @@ def run_rounds(
     Raises:
         Interrupted: ``stop`` was set; what is in ``reports`` is kept.
     """
-    from training.rounds import run_round
+    from training.rounds import annealed, run_round
 
     def notify(phase: str, done: int, total: int) -> None:
         phases.show(phase, done, total)
@@ -192,7 +192,9 @@ def run_rounds(
         if not pool.playable and not pool.waiting:
             break
         phases.begin(f"round {index + 1} of {rounds}")
-        report = run_round(ready.lm, ready.store, ready.history, pool, settings, notify=notify)
+        rate = annealed(settings.update.learning_rate, index, rounds)
+        current = replace(settings, update=replace(settings.update, learning_rate=rate))
+        report = run_round(ready.lm, ready.store, ready.history, pool, current, notify=notify)
         reports.append(report)
         phases.end()
         run.say(round_line(report))

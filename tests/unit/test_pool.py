@@ -93,6 +93,9 @@ def test_entries_that_teach_nothing_are_no_part_of_it() -> None:
     assert ids(drawer.draw(9, 0)) == []
 
 
-def test_the_share_of_the_most_common_right_answer_is_known_by_kind() -> None:
+def test_how_often_each_answer_is_right_is_known_by_kind() -> None:
     words = [entry(Exact(word), prompt=word) for word in ("Paris", "paris", "Rome", "Oslo")]
-    assert pool(*playable(8), *words).expected_share() == {"yes_no": 0.75, "exact": 0.5}
+    assert pool(*playable(8), *words).answer_rates() == {
+        "yes_no": {"yes": 0.75, "no": 0.25},
+        "exact": {"paris": 0.5, "rome": 0.25, "oslo": 0.25},
+    }

@@ -20,7 +20,7 @@ from training.history import History
 from training.models import LanguageModel
 from training.pool import Pool
 from training.rollout import Completion, Notify
-from training.rounds import RoundConfig, RoundReport, run_round
+from training.rounds import RoundConfig, RoundReport, annealed, run_round
 from training.selfplay import PlayConfig
 from training.store import AdapterStore
 from training.update import UpdateConfig
@@ -279,3 +279,12 @@ def test_a_healthy_round_reports_no_illness(home: Home, answers: Callable[..., N
     answers("Paris")
     report = home.round(home.pool(*questions(3)))
     assert (report.health, report.common_answer, report.changed_share) == ((), None, None)
+
+
+def test_a_run_ends_with_small_steps() -> None:
+    rates = [annealed(1.0, index, 8) for index in range(8)]
+    assert rates[:4] == [1.0] * 4
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == pytest.approx(0.1)
+    assert [annealed(1.0, index, 3) for index in range(3)] == pytest.approx([1.0, 1.0, 0.1])
+    assert annealed(3e-4, 0, 1) == 3e-4

@@ -67,7 +67,7 @@ def test_a_constant_answer_is_reported_where_the_log_is_not_constant_too(
     yes: int, no: int, expected_share: float | None, collapsed: bool
 ) -> None:
     tally = answered(Tally(), "yes_no", yes=yes, no=no)
-    lines = tally.health({} if expected_share is None else {"yes_no": expected_share})
+    lines = tally.health({} if expected_share is None else {"yes_no": {"yes": expected_share, "no": 0.0}})
     assert [line.startswith("collapse:") for line in lines] == [True] * collapsed
     if collapsed:
         assert "'yes'" in lines[0]

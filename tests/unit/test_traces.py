@@ -21,6 +21,18 @@ def test_every_answer_of_a_kind_gets_the_same_total_weight() -> None:
     assert sum(factors[:6]) == pytest.approx(sum(factors[6:])) == pytest.approx(4)
 
 
+def test_an_answer_weighs_as_much_as_it_is_right_in_the_log() -> None:
+    wins = [win("yes")] * 6 + [win("No")] * 2
+    factors = balance(wins, {"yes_no": {"yes": 0.25, "no": 0.75}})
+    assert sum(factors[:6]) == pytest.approx(2)
+    assert sum(factors[6:]) == pytest.approx(6)
+
+
+def test_an_answer_that_is_never_right_in_the_log_counts_as_the_rarest() -> None:
+    factors = balance([win("B"), win("E")], {"yes_no": {"A": 0.5, "b": 0.4, "c": 0.1}})
+    assert factors == pytest.approx([1.6, 0.4])
+
+
 def test_a_single_lucky_answer_is_not_learned_by_heart() -> None:
     factors = balance([win("yes")] * 99 + [win("no")])
     assert factors[-1] == 4
