@@ -1,0 +1,149 @@
+"""Blobs that are fetched from others, a piece after the other, each from one holder at a time. Pure.
+
+A blob is checked as a whole, by the hash that names it. Where it came from one holder alone and does not hold, that
+holder lied; where two took part, it is fetched again from one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from p2p import limits
+from p2p.links import Link
+from p2p.wire import Chunk, WantChunk
+
+MOST_AT_ONCE = 4
+
+
+@dataclass(slots=True)
+class Download:
+    """A blob on its way.
+
+    Attributes:
+        name: What it must hash to.
+        most_bytes: It may not be larger.
+        exact: Whether it must be exactly that large.
+        have: Bytes that are here.
+        total: Its size, as the holder says; 0 while not known.
+        link: Asked at the moment.
+        sources: Keys of all holders that gave a piece.
+        asked: The next piece to ask for.
+        moved: When a piece came last.
+    """
+
+    name: bytes
+    most_bytes: int
+    exact: bool
+    have: int = 0
+    total: int = 0
+    link: int | None = None
+    sources: set[bytes] = field(default_factory=set)
+    asked: int = 0
+    moved: float = 0.0
+
+
+class Downloads:
+    """All blobs on their way to this node.
+
+    Args:
+        rng: Chooses among holders.
+        partial_bytes: How much of a blob an earlier run left on the disk.
+    """
+
+    def __init__(self, rng: random.Random, partial_bytes: Callable[[bytes], int]) -> None:
+        self._rng = rng
+        self._partial_bytes = partial_bytes
+        self._running: dict[bytes, Download] = {}
+
+    def __contains__(self, name: bytes) -> bool:
+        return name in self._running
+
+    def running(self) -> tuple[Download, ...]:
+        """What is on its way."""
+        return tuple(self._running.values())
+
+    def want(self, name: bytes, most_bytes: int, *, exact: bool) -> None:
+        """Starts a download; nothing if it runs, or if enough others do."""
+        if name not in self._running and len(self._running) < MOST_AT_ONCE:
+            # The last whole piece is fetched again: with it comes the size.
+            pieces = max(0, self._partial_bytes(name) // limits.CHUNK_BYTES - 1)
+            self._running[name] = Download(name, most_bytes, exact, have=pieces * limits.CHUNK_BYTES)
+
+    def keep_only(self, names: Iterable[bytes]) -> None:
+        """Ends downloads that nobody wants any more."""
+        wanted = set(names)
+        self._running = {name: download for name, download in self._running.items() if name in wanted}
+
+    def finish(self, name: bytes) -> Download:
+        """Ends a download."""
+        return self._running.pop(name)
+
+    def link_down(self, number: int) -> None:
+        """A holder is gone."""
+        for download in self._running.values():
+            if download.link == number:
+                download.link = None
+
+    def refused(self, number: int, name: bytes) -> None:
+        """A holder does not have a blob."""
+        download = self._running.get(name)
+        if download is not None and download.link == number:
+            download.link = None
+
+    def restart(self, name: bytes) -> None:
+        """Begins a blob anew, because what came does not hold together."""
+        download = self._running[name]
+        self._running[name] = Download(name, download.most_bytes, download.exact)
+
+    def steps(self, links: dict[int, Link], now: float) -> list[tuple[int, WantChunk]]:
+        """The next pieces to ask for, and of whom."""
+        out: list[tuple[int, WantChunk]] = []
+        for download in self._running.values():
+            if download.link is not None and now - download.moved > limits.CHUNK_PATIENCE_S:
+                if download.link in links:
+                    links[download.link].lacks[download.name] = now
+                download.link = None
+            if download.link is None:
+                holders = [link for link in links.values() if link.member and self._may_have(link, download.name, now)]
+                if not holders:
+                    continue
+                download.link = self._rng.choice(holders).number
+                download.asked, download.moved = download.have // limits.CHUNK_BYTES, now
+            while self._may_ask(download):
+                out.append((download.link, WantChunk(download.name, download.asked)))
+                download.asked += 1
+        return out
+
+    def take(self, link: Link, chunk: Chunk, now: float) -> Download | None:
+        """Takes a piece that came; None if nobody asked for it, or it is not the next one.
+
+        Raises:
+            ValueError: It does not fit what is known of the blob.
+        """
+        download = self._running.get(chunk.blob)
+        if download is None or download.link != link.number or chunk.index != download.have // limits.CHUNK_BYTES:
+            return None
+        wrong_total = chunk.total_bytes > download.most_bytes or (
+            download.exact and chunk.total_bytes != download.most_bytes
+        )
+        if wrong_total or (download.total and chunk.total_bytes != download.total):
+            raise ValueError("a blob of another size than was said")
+        if len(chunk.data) != min(limits.CHUNK_BYTES, chunk.total_bytes - download.have):
+            raise ValueError("a piece of another size than was asked for")
+        download.total = chunk.total_bytes
+        download.have += len(chunk.data)
+        download.moved = now
+        download.sources.add(link.key)
+        return download
+
+    def _may_have(self, link: Link, name: bytes, now: float) -> bool:
+        since = link.lacks.get(name)
+        return since is None or now - since > limits.LACK_MEMORY_S
+
+    def _may_ask(self, download: Download) -> bool:
+        behind = download.have // limits.CHUNK_BYTES
+        if download.asked - behind >= (limits.CHUNK_CREDIT if download.total else 1):
+            return False
+        return not download.total or download.asked * limits.CHUNK_BYTES < download.total

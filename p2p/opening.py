@@ -1,0 +1,92 @@
+"""Puts a member together from what an earlier run left on its disk. Order follows from what depends on what."""
+
+from __future__ import annotations
+
+import random
+
+from p2p import limits
+from p2p.context import Context
+from p2p.encoding import decode
+from p2p.errors import LedgerError
+from p2p.grid import state_hash
+from p2p.outbox import Author
+from p2p.records import Genesis, Header, Record, Seal, SealContents, Signed, open_record
+from p2p.replica import Change, Replica
+from p2p.roster import Missing
+from p2p.state import start
+from p2p.storage import Storage
+from p2p.wire import Proof
+
+
+def open_context(
+    genesis: Genesis, author: Author, storage: Storage, rng: random.Random, now: float, clock_s: int
+) -> Context:
+    """The context of a member, with everything in its replica that its disk holds.
+
+    Raises:
+        LedgerError: The disk lacks something that was written before what it holds.
+    """
+    replica = Replica(genesis, state_hash(start(genesis), genesis))
+    context = Context(genesis, author, replica, storage, rng, now=now, clock_s=clock_s)
+    records = [open_record(signed, replica.hash) for signed in storage.records()]
+    _load_membership(context, [record for record in records if not isinstance(record.body, Header)])
+    _load_seals(context)
+    _load_set(context, [record for record in records if isinstance(record.body, Header)])
+    return context
+
+
+def _load_membership(context: Context, records: list[Record]) -> None:
+    waiting = records
+    while waiting:
+        again = []
+        for record in waiting:
+            try:
+                context.replica.roster.add(record)
+            except Missing:
+                again.append(record)
+        if len(again) == len(waiting):
+            raise LedgerError(f"{len(again)} membership records stand alone", "restore this home from a backup")
+        waiting = again
+    for key in context.storage.keys("proof/"):
+        proof = decode(_value(context.storage, key), Proof, 4 * limits.MAX_RECORD_BYTES)
+        context.replica.add_proof(
+            open_record(proof.first, context.replica.hash), open_record(proof.second, context.replica.hash)
+        )
+
+
+def _load_seals(context: Context) -> None:
+    for key in context.storage.keys("seal/"):
+        signed = decode(_value(context.storage, key), Signed, 2 * limits.MAX_RECORD_BYTES)
+        context.replica.offer_seal(open_record(signed, context.replica.hash))
+    chain = context.replica.offered_chain()
+    if chain:
+        last = chain[-1].body
+        assert isinstance(last, Seal)
+        raw = context.storage.read_blob(last.contents)
+        context.replica.accept_seal(chain[-1], decode(raw, SealContents, limits.MAX_SEAL_CONTENTS_BYTES))
+
+
+def _load_set(context: Context, records: list[Record]) -> None:
+    """Takes headers by round, so that the head rises with them; those that were refused meanwhile are removed."""
+    changes: list[Change] = []
+    for payload in context.storage.blobs():
+        changes.append(context.replica.add_payload(payload))
+    for record in sorted(records, key=_round):
+        try:
+            changes.append(context.replica.add_header(record))
+        except Missing:
+            continue
+    for record in records:
+        if context.replica.get(record.id) is None:
+            context.storage.remove_record(record.id)
+
+
+def _round(record: Record) -> int:
+    assert isinstance(record.body, Header)
+    return record.body.round
+
+
+def _value(storage: Storage, key: str) -> bytes:
+    value = storage.get(key)
+    assert value is not None
+    return value

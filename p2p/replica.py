@@ -1,0 +1,589 @@
+"""The deltas that a node holds, the threshold clock on them, and the seals under them. Pure: records in, answers out.
+
+A delta is *in the set* once its header, its certificate, its payload and all its parents are. Which deltas are in the
+set decides the state, so everything here must come out the same whatever the order in which records arrive:
+
+- A header is valid or not by itself and by its parents. Equivocation and revocation make nothing invalid: they change
+  weights, and what weighs nothing still counts for the clock.
+- For rounds up to the last seal, the seal alone decides. So in the round behind it parents are not asked for any more:
+  some of them may have been left out, and what cites them must not fall with them.
+- Nothing is remembered of what was refused.
+
+Not covered: a sealer that signs two seals of one height and shows each to one half. Whoever sees both says so and
+prunes nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from p2p import limits
+from p2p.encoding import digest
+from p2p.errors import TrustError, WireError
+from p2p.records import NONE, Genesis, Header, Record, Revocation, Seal, SealContents, SealedDelta
+from p2p.roster import Missing, Roster
+
+Composition = tuple[tuple[bytes, int], ...]
+"""Of a round: ids of its deltas that weigh something, sorted, with their weights. Decides what the round adds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """The last seal, or the beginning.
+
+    Attributes:
+        height: 0 at the beginning.
+        id: Of the seal; the genesis hash at the beginning.
+        round: The last sealed round; 0 at the beginning.
+        state: Hash of the state there.
+        certificates: Ids of the certificates it names.
+        equivocators: Members it names.
+        frontier: Its deltas of its last round, which the next round may cite.
+    """
+
+    height: int
+    id: bytes
+    round: int
+    state: bytes
+    certificates: frozenset[bytes] = frozenset()
+    equivocators: frozenset[bytes] = frozenset()
+    frontier: tuple[SealedDelta, ...] = ()
+
+
+@dataclass(slots=True)
+class Change:
+    """What a record brought about.
+
+    Attributes:
+        kept: Records that are new here, to be stored and passed on.
+        entered: Ids of deltas that are in the set from now on.
+        accused: Pairs of headers that prove an equivocation, new here.
+        forgotten: Ids of headers that are not needed any more.
+        missing: Ids of records to ask for.
+    """
+
+    kept: list[Record] = field(default_factory=list)
+    entered: list[bytes] = field(default_factory=list)
+    accused: list[tuple[Record, Record]] = field(default_factory=list)
+    forgotten: list[bytes] = field(default_factory=list)
+    missing: set[bytes] = field(default_factory=set)
+
+
+class Replica:
+    """One node's copy of what all members share, without the tensors.
+
+    Args:
+        genesis: The swarm's.
+        start: Hash of the state before any round.
+    """
+
+    def __init__(self, genesis: Genesis, start: bytes) -> None:
+        self.genesis = genesis
+        self.hash = genesis.hash
+        self.roster = Roster(genesis)
+        self.sealed = Sealed(0, self.hash, 0, start)
+        self.forked_seals: set[int] = set()
+        self._seals: dict[int, Record] = {}
+        self._offered: dict[int, Record] = {}
+        self._headers: dict[bytes, Record] = {}
+        self._set: set[bytes] = set()
+        self._rounds: dict[int, set[bytes]] = {}
+        self._payloads: set[bytes] = set()
+        self._bodies: dict[tuple[bytes, int], list[bytes]] = {}
+        self._successors: dict[tuple[bytes, bytes], list[bytes]] = {}
+        self._children: dict[bytes, set[bytes]] = {}
+        self._pending: dict[bytes, int] = {}
+        self._digests: dict[int, bytes] = {}
+        self._proofs: dict[bytes, tuple[Record, Record]] = {}
+        self._version = 0
+
+    # The clock.
+
+    @property
+    def version(self) -> int:
+        """Rises whenever the set, the roster or the seals change."""
+        return self._version + self.roster.version
+
+    @property
+    def head(self) -> int:
+        """The highest round of the set."""
+        return max(self._rounds, default=self.sealed.round)
+
+    @property
+    def ceiling(self) -> int:
+        """Headers of higher rounds are not taken."""
+        return min(self.head + limits.ROUNDS_AHEAD, self.sealed.round + limits.MOST_UNSEALED_ROUNDS)
+
+    def rounds(self) -> tuple[int, ...]:
+        """The rounds above the last seal that hold something, ascending."""
+        return tuple(sorted(self._rounds))
+
+    def in_round(self, round: int) -> tuple[bytes, ...]:
+        """Ids in the set of one round, sorted."""
+        return tuple(sorted(self._rounds.get(round, ())))
+
+    def authors(self, round: int) -> frozenset[bytes]:
+        """Who has a delta in a round of the set."""
+        if round == self.sealed.round:
+            return frozenset(delta.author for delta in self.sealed.frontier)
+        return frozenset(self.header(id).author for id in self._rounds.get(round, ()))
+
+    def open_round(self, author: bytes, last: int) -> tuple[int, tuple[bytes, ...]] | None:
+        """The round in which an author may sign next, and the parents to cite; None where it has to wait for others.
+
+        It joins the head round if it is not in it yet, so that what was learned at the same time is averaged, and
+        otherwise opens the next.
+
+        Args:
+            author: Node id.
+            last: The last round it ever signed; 0 for none.
+        """
+        head = self.head
+        for round in (max(head, 1), head + 1):
+            if round <= last or round <= self.sealed.round or round > self.sealed.round + limits.MOST_UNSEALED_ROUNDS:
+                continue
+            if author in self.authors(round):
+                continue
+            parents = self._citable(round - 1, author)
+            if round == 1 or len(parents) >= self.genesis.quorum:
+                return round, parents
+        return None
+
+    def is_short(self, author: bytes) -> bool:
+        """Whether somebody waits in the head round for others to join it, and the author has not."""
+        authors = self.authors(self.head)
+        return self.head > self.sealed.round and author not in authors and len(authors) <= self.genesis.quorum
+
+    def _citable(self, round: int, author: bytes) -> tuple[bytes, ...]:
+        """Ids to cite of a round, one of each other author, sorted."""
+        if round < 1:
+            return ()
+        if round == self.sealed.round:
+            found = {delta.author: delta.id for delta in self.sealed.frontier}
+        else:
+            found = {self.header(id).author: id for id in self.in_round(round)[::-1]}
+        found.pop(author, None)
+        return tuple(sorted(found.values())[: limits.MAX_PARENTS])
+
+    # What there is.
+
+    def header(self, id: bytes) -> Header:
+        """The header of a delta that is held."""
+        body = self._headers[id].body
+        assert isinstance(body, Header)
+        return body
+
+    def get(self, id: bytes) -> Record | None:
+        """Any record that is held."""
+        return self._headers.get(id) or self.roster.get(id)
+
+    def holds(self, id: bytes) -> bool:
+        """Whether a record, or the accusation of an equivocator, is here."""
+        return self.get(id) is not None or self.roster.equivocator(id) is not None
+
+    def is_in_set(self, id: bytes) -> bool:
+        """Whether a delta is in the set."""
+        return id in self._set
+
+    def has_payload(self, payload: bytes) -> bool:
+        """Whether a payload is here and was checked."""
+        return payload in self._payloads
+
+    def proof(self, id: bytes) -> tuple[Record, Record] | None:
+        """The headers behind an accusation."""
+        member = self.roster.equivocator(id)
+        return self._proofs.get(member) if member else None
+
+    def newest(self, author: bytes) -> Record | None:
+        """The header of an author with the highest round that is held."""
+        found = [record for record in self._headers.values() if _header(record).author == author]
+        return max(found, key=lambda record: (_header(record).round, record.id), default=None)
+
+    def unsealed(self) -> Iterator[Record]:
+        """All headers that are held, by round."""
+        yield from sorted(self._headers.values(), key=lambda record: (_header(record).round, record.id))
+
+    def wanted_payloads(self) -> list[Header]:
+        """Headers whose payload is not here yet, lowest round first."""
+        waiting = [_header(self._headers[id]) for id in self._pending]
+        wanted = [header for header in waiting if not header.is_null and header.payload not in self._payloads]
+        return sorted(wanted, key=lambda header: (header.round, header.payload))
+
+    def listing(self, round: int) -> tuple[bytes, ...]:
+        """What two nodes compare of a round: ids in the set, without those of equivocators.
+
+        Of these no node keeps all there may be; what is needed of them is fetched when a child cites it.
+        """
+        if round == 0:
+            return self.roster.ids()
+        accused = self.roster.equivocators | self.sealed.equivocators
+        return tuple(id for id in self.in_round(round) if self.header(id).author not in accused)
+
+    def wanted_parents(self) -> set[bytes]:
+        """Ids of parents that nobody has sent yet."""
+        return {id for id in self._children if id not in self._headers}
+
+    def composition(self, round: int) -> Composition:
+        """What decides the sum of an unsealed round."""
+        weights = ((id, self._weight(self.header(id))) for id in self.in_round(round))
+        return tuple((id, weight) for id, weight in weights if weight)
+
+    def round_digest(self, round: int) -> bytes:
+        """Digest of the listing of a round; round 0 is membership."""
+        if round == 0:
+            return digest("ids", b"".join(self.listing(0)))
+        if round not in self._digests:
+            self._digests[round] = digest("ids", b"".join(self.listing(round)))
+        return self._digests[round]
+
+    def set_digest(self) -> bytes:
+        """Digest of everything in the set above the last seal."""
+        return digest("rounds", b"".join(round.to_bytes(8) + self.round_digest(round) for round in self.rounds()))
+
+    def _weight(self, header: Header) -> int:
+        if header.author in self.sealed.equivocators:
+            return 0
+        return self.roster.weight(header, sealed_certificates=self.sealed.certificates)
+
+    # What comes in.
+
+    def add_header(self, record: Record) -> Change:
+        """Takes a header whose signature holds.
+
+        Raises:
+            WireError: No honest author signs that.
+            TrustError: Its certificate is somebody else's.
+            Missing: Its certificate is not here.
+        """
+        header, change = _header(record), Change()
+        if record.id in self._headers or header.round <= self.sealed.round or header.round > self.ceiling:
+            return change
+        certificate = self.roster.certificate(header.certificate)
+        if certificate.member != header.author:
+            raise TrustError("a delta under somebody else's certificate")
+        if header.round > 1 and len(header.parents) < self.genesis.quorum:
+            raise WireError(f"a delta that cites {len(header.parents)} others, not {self.genesis.quorum}")
+        self._accuse(record, header, change)
+        if not self._has_room(record.id, header):
+            return change
+        self._keep(record, header)
+        change.kept.append(record)
+        self._settle([record.id], change)
+        return change
+
+    def add_payload(self, payload: bytes) -> Change:
+        """Takes note that a payload is here and was checked."""
+        change = Change()
+        if payload not in self._payloads:
+            self._payloads.add(payload)
+            self._settle([id for id in self._pending if self.header(id).payload == payload], change)
+        return change
+
+    def drop_payload(self, payload: bytes) -> Change:
+        """Takes note that a payload does not hold: its headers never enter the set, and are forgotten."""
+        change = Change()
+        for id in [id for id in self._pending if self.header(id).payload == payload]:
+            self._forget(id)
+            change.forgotten.append(id)
+        return change
+
+    def add_proof(self, first: Record, second: Record) -> Change:
+        """Takes a proof of equivocation from elsewhere; both signatures hold.
+
+        Raises:
+            WireError: It proves nothing.
+            Missing: The author's certificate is not here.
+        """
+        change = Change()
+        if not contradict(first, second):
+            raise WireError("a proof that proves nothing")
+        author = _header(first).author
+        if self.roster.certificate_of(author) is None:
+            raise Missing(author)
+        self._accuse_pair(first, second, change)
+        return change
+
+    def _accuse(self, record: Record, header: Header, change: Change) -> None:
+        for known in (*self._bodies.get(_slot(header), ()), *self._successors.get((header.author, header.prev), ())):
+            if known != record.id:
+                self._accuse_pair(self._headers[known], record, change)
+                return
+
+    def _accuse_pair(self, first: Record, second: Record, change: Change) -> None:
+        author = _header(first).author
+        if self.roster.add_equivocator(author):
+            self._digests.clear()
+            pair = (first, second) if first.id < second.id else (second, first)
+            self._proofs[author] = pair
+            change.accused.append(pair)
+
+    def _has_room(self, id: bytes, header: Header) -> bool:
+        """Whether a header is kept: always when a child waits for it, else within the limits of its author."""
+        if id in self._children:
+            return True
+        if len(self._bodies.get(_slot(header), ())) >= limits.KEPT_BODIES:
+            return False
+        waiting = sum(self.header(other).author == header.author for other in self._pending)
+        return waiting < limits.MAX_PENDING_HEADERS_PER_AUTHOR
+
+    def _keep(self, record: Record, header: Header) -> None:
+        self._headers[record.id] = record
+        self._bodies.setdefault(_slot(header), []).append(record.id)
+        self._successors.setdefault((header.author, header.prev), []).append(record.id)
+        self._pending[record.id] = header.round
+        for parent in set(self._needed_parents(header)) - self._set:
+            self._children.setdefault(parent, set()).add(record.id)
+
+    def _needed_parents(self, header: Header) -> tuple[bytes, ...]:
+        return header.parents if header.round > self.sealed.round + 1 else ()
+
+    def _settle(self, ids: Iterable[bytes], change: Change) -> None:
+        """Lets deltas into the set as far as they are complete, and their children after them."""
+        waiting = list(ids)
+        while waiting:
+            id = waiting.pop()
+            if id not in self._pending:
+                continue
+            header = self.header(id)
+            parents = self._needed_parents(header)
+            known = [parent for parent in parents if parent in self._headers]
+            if not self._fits(header, known):
+                self._forget(id)
+                change.forgotten.append(id)
+                continue
+            change.missing.update(parent for parent in parents if parent not in self._headers)
+            if all(parent in self._set for parent in parents) and (header.is_null or header.payload in self._payloads):
+                self._enter(id, header)
+                change.entered.append(id)
+                waiting += self._children.pop(id, ())
+        # A parent that turned out wrong for its child is a reason to look at the child, not at the parent.
+        for record in [*change.kept]:
+            self._drop_misfits(record.id, change)
+
+    def _drop_misfits(self, parent: bytes, change: Change) -> None:
+        """Forgets children that cite a parent which they may not cite."""
+        for child in [*self._children.get(parent, ())]:
+            if child in self._pending and parent in self._headers and not self._fits(self.header(child), [parent]):
+                self._forget(child)
+                change.forgotten.append(child)
+
+    def _fits(self, header: Header, parents: Iterable[bytes]) -> bool:
+        cited = [self.header(parent) for parent in parents]
+        authors = [parent.author for parent in cited]
+        return (
+            all(parent.round == header.round - 1 for parent in cited)
+            and header.author not in authors
+            and len(set(authors)) == len(authors)
+        )
+
+    def _enter(self, id: bytes, header: Header) -> None:
+        self._version += 1
+        del self._pending[id]
+        self._set.add(id)
+        self._rounds.setdefault(header.round, set()).add(id)
+        self._digests.pop(header.round, None)
+
+    def _forget(self, id: bytes) -> None:
+        self._version += 1
+        header = self.header(id)
+        for index, key in ((self._bodies, _slot(header)), (self._successors, (header.author, header.prev))):
+            index[key].remove(id)  # type: ignore[index]  # each with its own key
+            if not index[key]:  # type: ignore[index]
+                del index[key]  # type: ignore[arg-type]
+        for parent in header.parents:
+            self._children.get(parent, set()).discard(id)
+            if parent in self._children and not self._children[parent]:
+                del self._children[parent]
+        if id in self._set:
+            self._set.discard(id)
+            self._rounds[header.round].discard(id)
+            if not self._rounds[header.round]:
+                del self._rounds[header.round]
+            self._digests.pop(header.round, None)
+        self._pending.pop(id, None)
+        del self._headers[id]
+
+    # Seals.
+
+    def offer_seal(self, record: Record) -> bool:
+        """Takes a seal whose signature holds; whether it is new here. It counts once ``accept_seal`` is called.
+
+        Raises:
+            TrustError: It is not the sealer's.
+        """
+        seal = _seal(record)
+        if seal.sealer != self.genesis.sealer:
+            raise TrustError("a seal by somebody who is not the sealer")
+        known = self._seals.get(seal.height) or self._offered.get(seal.height)
+        if known is not None:
+            if known.id != record.id:
+                self.forked_seals.add(seal.height)
+            return False
+        if seal.height <= self.sealed.height:
+            return False
+        self._offered[seal.height] = record
+        return True
+
+    def seal(self, height: int) -> Record | None:
+        """An accepted seal."""
+        return self._seals.get(height)
+
+    def is_contents(self, blob: bytes) -> bool:
+        """Whether a blob is the contents of an accepted seal."""
+        return any(_seal(record).contents == blob for record in self._seals.values())
+
+    def newest_seal(self) -> Record | None:
+        """The last accepted seal."""
+        return self._seals.get(self.sealed.height)
+
+    def next_seal(self) -> Record | None:
+        """The offered seal that follows the last accepted one."""
+        record = self._offered.get(self.sealed.height + 1)
+        if record is None:
+            return None
+        seal = _seal(record)
+        if seal.previous != self.sealed.id or seal.round <= self.sealed.round:
+            return None
+        return record
+
+    def offered_chain(self) -> tuple[Record, ...]:
+        """Offered seals that follow the last accepted one without a gap, oldest first."""
+        chain: list[Record] = []
+        last, round = self.sealed.id, self.sealed.round
+        while (record := self._offered.get(self.sealed.height + 1 + len(chain))) is not None:
+            seal = _seal(record)
+            if seal.previous != last or seal.round <= round:
+                break
+            chain.append(record)
+            last, round = record.id, seal.round
+        return tuple(chain)
+
+    def missing_for(self, contents: SealContents) -> tuple[set[bytes], set[bytes]]:
+        """Ids of records, and payloads, that are needed to check a seal and are not here."""
+        records = {id for id in (*contents.certificates, *contents.revocations) if self.roster.get(id) is None}
+        records |= {delta.id for delta in contents.deltas if delta.id not in self._headers}
+        held = [self.header(delta.id) for delta in contents.deltas if delta.id in self._headers]
+        payloads = {header.payload for header in held if not header.is_null}
+        return records, payloads - self._payloads
+
+    def expect(self, contents: SealContents) -> None:
+        """Makes room for deltas that a seal counts, whatever this node thought of them."""
+        for delta in contents.deltas:
+            if delta.id not in self._headers:
+                self._children.setdefault(delta.id, set())
+
+    def check_seal(self, seal: Seal, contents: SealContents) -> dict[int, Composition]:
+        """What a seal adds to the state before it, by round. Everything it names is here.
+
+        Raises:
+            WireError: It contradicts itself, or what it names.
+        """
+        ids = [(delta.round, delta.author, delta.id) for delta in contents.deltas]
+        if ids != sorted(set(ids)):
+            raise WireError("a seal whose deltas are not sorted, or not different")
+        revocations = [self.roster.get(id) for id in contents.revocations]
+        said = [record.body for record in revocations if record and isinstance(record.body, Revocation)]
+        equivocators = frozenset(contents.equivocators)
+        sums: dict[int, list[tuple[bytes, int]]] = {}
+        for delta in contents.deltas:
+            header = self.header(delta.id)
+            if (header.round, header.author) != (delta.round, delta.author):
+                raise WireError("a seal that misnames a delta")
+            if not self.sealed.round < header.round <= seal.round:
+                raise WireError("a seal with a delta of another time")
+            weight = self.roster.weight(
+                header,
+                sealed_certificates=self.sealed.certificates,
+                revocations=said,
+                equivocators=equivocators | self.sealed.equivocators,
+            )
+            if weight:
+                sums.setdefault(header.round, []).append((delta.id, weight))
+        return {round: tuple(sorted(parts)) for round, parts in sorted(sums.items())}
+
+    def propose(self, round: int) -> SealContents:
+        """What a seal of everything up to a round would hold, as this node sees it."""
+        deltas = [(self.header(id), id) for r in self.rounds() if r <= round for id in self.in_round(r)]
+        revocations = tuple(record.id for record in self.roster.revocations)
+        return SealContents(
+            deltas=tuple(
+                SealedDelta(header.round, header.author, id)
+                for header, id in sorted(deltas, key=lambda row: (row[0].round, row[0].author, row[1]))
+            ),
+            certificates=tuple(id for id in self._standing_certificates()),
+            revocations=revocations,
+            equivocators=tuple(sorted(self.roster.equivocators | self.sealed.equivocators)),
+        )
+
+    def _standing_certificates(self) -> Iterator[bytes]:
+        """Ids of certificates, without those that a revoked inviter gave since the last seal."""
+        for record in self.roster.certificates():
+            if record.id in self.sealed.certificates or self.roster.is_well_given(record):
+                yield record.id
+
+    def accept_seal(self, record: Record, contents: SealContents) -> Change:
+        """Takes a checked seal, or one whose state was fetched: what it covers is decided and forgotten here."""
+        seal, change = _seal(record), Change()
+        self._version += 1
+        self.sealed = Sealed(
+            seal.height,
+            record.id,
+            seal.round,
+            seal.state,
+            frozenset(contents.certificates),
+            frozenset(contents.equivocators),
+            tuple(delta for delta in contents.deltas if delta.round == seal.round),
+        )
+        self._seals[seal.height] = record
+        for height in [height for height in self._offered if height <= seal.height]:
+            passed = self._offered.pop(height)
+            self._seals.setdefault(height, passed)
+        for member in contents.equivocators:
+            self.roster.add_equivocator(member)
+        self._digests.clear()
+        for id in [id for id, known in self._headers.items() if _header(known).round <= seal.round]:
+            self._forget(id)
+            change.forgotten.append(id)
+        for delta in contents.deltas:
+            if not self._children.get(delta.id):
+                self._children.pop(delta.id, None)
+        freed = [id for id, round in self._pending.items() if round == seal.round + 1]
+        for id in freed:
+            self._free_of_parents(id)
+        self._settle(freed, change)
+        self._payloads &= {_header(known).payload for known in self._headers.values()}
+        return change
+
+    def _free_of_parents(self, id: bytes) -> None:
+        for parent in self.header(id).parents:
+            children = self._children.get(parent)
+            if children is not None:
+                children.discard(id)
+                if not children:
+                    del self._children[parent]
+
+
+def contradict(first: Record, second: Record) -> bool:
+    """Whether two headers prove that their author says two things at once."""
+    if not (isinstance(first.body, Header) and isinstance(second.body, Header)) or first.id == second.id:
+        return False
+    one, other = first.body, second.body
+    return one.author == other.author and (one.round == other.round or one.prev == other.prev)
+
+
+def _slot(header: Header) -> tuple[bytes, int]:
+    return header.author, header.round
+
+
+def _header(record: Record) -> Header:
+    assert isinstance(record.body, Header)
+    return record.body
+
+
+def _seal(record: Record) -> Seal:
+    assert isinstance(record.body, Seal)
+    return record.body
+
+
+__all__ = ["NONE", "Change", "Composition", "Replica", "Sealed", "contradict"]
