@@ -8,6 +8,7 @@
     roster, replica, seals          pure: who is a member, which deltas are in the set, what is sealed
     gossip                          pure: messages and ticks in, actions out
     ledger, blobs                   what survives a power cut
+    addresses, lan                  where nodes are
     transport, control, node        sockets, and the loop that drives the rest
 
 docs/protocol.md is normative.

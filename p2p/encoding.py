@@ -21,6 +21,20 @@ from p2p.errors import TrustError, WireError
 
 T = TypeVar("T")
 
+MOST_QUOTED_CHARS = 200
+
+_P = 2**255 - 19
+_WEAK = frozenset(
+    (
+        0,
+        1,
+        _P - 1,
+        0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7,
+        0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826,
+    )
+)
+"""The y of the points of small order: under such a key, signatures hold for other messages than were signed."""
+
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -50,7 +64,9 @@ def decode(raw: bytes, kind: type[T], most_bytes: int) -> T:
         value: T = _decoder(kind).decode(raw)
         again = encode(value)
     except (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError) as error:
-        raise WireError(f"not a {getattr(kind, '__name__', 'message')}: {error}") from error
+        # What it says may quote what came.
+        said = ascii(str(error)[:MOST_QUOTED_CHARS])[1:-1]
+        raise WireError(f"not a {getattr(kind, '__name__', 'message')}: {said}") from error
     if again != raw:
         raise WireError("not encoded canonically")
     return value
@@ -75,8 +91,11 @@ def verify(public: bytes, domain: str, raw: bytes, signature: bytes) -> None:
     """Checks a signature.
 
     Raises:
-        TrustError: It does not hold, or ``public`` is no key.
+        TrustError: It does not hold, or ``public`` is no key: of small order, or not encoded in the one way.
     """
+    y = int.from_bytes(public, "little") & (2**255 - 1)
+    if y in _WEAK or y >= _P:
+        raise TrustError(f"a {domain} under a key that proves nothing")
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, domain_separated(domain, raw))
     except (InvalidSignature, ValueError) as error:

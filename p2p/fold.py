@@ -7,8 +7,8 @@
 Every sum is exact (a delta's values are below 2^15, weights and members at most 2^16 each, so sums shifted by 8 are
 below 2^55), so the order of parts cannot matter.
 
-Not covered here: who may say what. ``fedavg`` believes every weight; the others hold as long as fewer lie than are cut
-on a side, and they see neither collusion nor one person with many keys.
+Not covered here: who may say what. ``fedavg`` believes every weight; the others hold as long as no more lie than are
+cut on a side, and they see neither collusion nor one person with many keys.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ MIN_FOLD = 3
 """Under a rule that cuts, fewer parts than this add nothing."""
 
 _TABLE_BYTES = 32 * MIB
+_SORTED_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +87,13 @@ def alarming(state: Fine, genesis: Genesis) -> int:
 def _weighted_mean(parts: Sequence[Part], size: int) -> Fine:
     total = np.zeros(size, dtype=np.int64)
     for part in parts:
-        values = part.load()
-        for block in blocks(size):
-            total[block] += np.multiply(values[block], part.weight, dtype=np.int64)
+        _add_weighted(total, part.load(), part.weight)
     return _mean(total, sum(part.weight for part in parts))
+
+
+def _add_weighted(total: Wide, values: Coarse, weight: int) -> None:
+    for block in blocks(total.size):
+        total[block] += np.multiply(values[block], weight, dtype=np.int64)
 
 
 def _cut(rule: str, count: int) -> int:
@@ -102,14 +106,24 @@ def _middle_mean(parts: Sequence[Part], size: int, cut: int) -> Fine:
     if len(parts) < MIN_FOLD:
         return average
     for block in blocks(size, max(1, _TABLE_BYTES // (2 * len(parts)))):
-        table = np.empty((len(parts), block.stop - block.start), dtype=np.int16)
-        for row, part in zip(table, parts, strict=True):
-            row[:] = part.load()[block]
-        table.sort(axis=0)
-        kept = table[cut : len(parts) - cut]
-        for piece in blocks(table.shape[1]):
-            average[block][piece] = _mean(kept[:, piece].sum(axis=0, dtype=np.int64), len(kept))
+        average[block] = _kept_mean(_table(parts, block), cut)
     return average
+
+
+def _table(parts: Sequence[Part], block: slice) -> Coarse:
+    """Some values of all parts: ``[parts, values]``."""
+    table = np.empty((len(parts), block.stop - block.start), dtype=np.int16)
+    for row, part in zip(table, parts, strict=True):
+        row[:] = part.load()[block]
+    return table
+
+
+def _kept_mean(table: Coarse, cut: int) -> Fine:
+    mean = np.empty(table.shape[1], dtype=np.int32)
+    for piece in blocks(table.shape[1], max(1, _SORTED_AT_ONCE // len(table))):
+        kept = np.sort(table[:, piece], axis=0)[cut : len(table) - cut]
+        mean[piece] = _mean(kept.sum(axis=0, dtype=np.int64), len(kept))
+    return mean
 
 
 def _mean(total: Wide, count: int) -> Fine:

@@ -8,7 +8,6 @@ MIB = 1024 * KIB
 # Records.
 MAX_NAME_CHARS = 64
 MAX_GENESIS_BYTES = 256 * KIB
-MAX_HEADER_BYTES = 2 * KIB
 MAX_RECORD_BYTES = 4 * KIB
 """Any record but a genesis and the contents of a seal."""
 MAX_SEAL_CONTENTS_BYTES = 4 * MIB

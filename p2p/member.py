@@ -28,7 +28,7 @@ from p2p.gate import Gate, Instances
 from p2p.gossip import Gossip, certificates_of
 from p2p.grid import state_hash
 from p2p.links import Dropped, Link
-from p2p.opening import open_context
+from p2p.opening import forget_refused, open_context
 from p2p.outbox import Author, Outbox
 from p2p.records import Certificate, Genesis, Header, Record, Seal, open_record
 from p2p.roster import Missing
@@ -101,6 +101,7 @@ class Member:
         self._tidied = now
         self._alarms: tuple[str, ...] = ()
         self.state.refresh()
+        forget_refused(self.context)
         storage.commit()
 
     # What happens.
@@ -159,7 +160,7 @@ class Member:
         return self._finish()
 
     def learn(
-        self, id: str, increment: npt.NDArray[np.float32], wins: int, *, now: float, clock_s: int
+        self, id: str, increment: npt.NDArray[np.float32], wins: int, *, base: int = 0, now: float, clock_s: int
     ) -> list[Action]:
         """Takes what a trainer learned; once it returns, that is durable.
 
@@ -167,6 +168,7 @@ class Member:
             id: Unique; the same increment twice is taken once.
             increment: ``[parameters]``.
             wins: What it was learned from.
+            base: The head round of the state that it was learned on.
             now: Time.
             clock_s: Unix time.
 
@@ -174,7 +176,7 @@ class Member:
             PayloadError: It is not finite, or beyond the grid.
         """
         self._begin(now, clock_s)
-        self.outbox.add(id, increment, wins)
+        self.outbox.add(id, increment, wins, base)
         return self._finish()
 
     def add_own(self, record: Record, *, now: float, clock_s: int) -> list[Action]:
@@ -269,11 +271,14 @@ class Member:
             self._null_at = None
             return
         last = self.outbox.last.round
-        room = replica.open_round(context.me, last)
-        if self.outbox.pending.wins > 0 and room is not None and self._has_room():
+        learned = self.outbox.pending.wins > 0 and self._has_room()
+        room = replica.open_round(context.me, last, self.outbox.base if learned else 0)
+        if learned and room is not None:
             self._sign_in(*room, null=False)
             self._null_at = None
-        elif replica.is_short(context.me) and room is not None and room[0] == replica.head:
+        elif (
+            replica.is_short(context.me) and (room := replica.open_round(context.me, last)) and room[0] == replica.head
+        ):
             if self._null_at is None:
                 self._null_at = context.now + context.rng.uniform(*limits.NULL_DELAY_S)
             elif context.now >= self._null_at:

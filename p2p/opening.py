@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 
 from p2p import limits
 from p2p.context import Context
@@ -11,7 +12,7 @@ from p2p.errors import LedgerError
 from p2p.grid import state_hash
 from p2p.outbox import Author
 from p2p.records import Genesis, Header, Record, Seal, SealContents, Signed, open_record
-from p2p.replica import Change, Replica
+from p2p.replica import Replica
 from p2p.roster import Missing
 from p2p.state import start
 from p2p.storage import Storage
@@ -67,17 +68,19 @@ def _load_seals(context: Context) -> None:
 
 
 def _load_set(context: Context, records: list[Record]) -> None:
-    """Takes headers by round, so that the head rises with them; those that were refused meanwhile are removed."""
-    changes: list[Change] = []
+    """Takes headers by round, so that the head rises with them."""
     for payload in context.storage.blobs():
-        changes.append(context.replica.add_payload(payload))
+        context.replica.add_payload(payload)
     for record in sorted(records, key=_round):
-        try:
-            changes.append(context.replica.add_header(record))
-        except Missing:
-            continue
-    for record in records:
-        if context.replica.get(record.id) is None:
+        with suppress(Missing):
+            context.replica.add_header(record)
+
+
+def forget_refused(context: Context) -> None:
+    """Removes headers from the disk that the replica did not take back: seals or limits went past them."""
+    for signed in [*context.storage.records()]:
+        record = open_record(signed, context.replica.hash)
+        if isinstance(record.body, Header) and context.replica.get(record.id) is None:
             context.storage.remove_record(record.id)
 
 

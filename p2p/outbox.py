@@ -26,6 +26,7 @@ from p2p.records import NONE, Genesis, Header, Record, sign_record
 from p2p.storage import Storage
 
 _PENDING = "pending"
+_BASE = "pending/base"
 _CARRIED = "carried"
 _LAST = "own/last"
 _UNSEALED = "own/delta/"
@@ -82,8 +83,20 @@ class Outbox:
         raw = self._storage.get(_LAST)
         return decode(raw, Last, 1024) if raw else Last()
 
-    def add(self, id: str, increment: npt.NDArray[np.float32], wins: int) -> bool:
-        """Takes an increment ``[parameters]``, once; whether it was new.
+    @property
+    def base(self) -> int:
+        """The highest head round that anything of what was learned here was learned on."""
+        raw = self._storage.get(_BASE)
+        return decode(raw, int, 16) if raw else 0
+
+    def add(self, id: str, increment: npt.NDArray[np.float32], wins: int, base: int = 0) -> bool:
+        """Takes an increment, once; whether it was new.
+
+        Args:
+            id: Unique.
+            increment: ``[parameters]``.
+            wins: What it was learned from.
+            base: The head round of the state that it was learned on.
 
         Raises:
             PayloadError: It is not finite, or beyond the grid.
@@ -93,6 +106,8 @@ class Outbox:
             return False
         self._keep(self.pending.plus(to_fine(increment, self._genesis), wins))
         self._storage.put(key, str(wins).encode())
+        if base > self.base:
+            self._storage.put(_BASE, encode(base))
         return True
 
     def knows(self, id: str) -> bool:

@@ -76,7 +76,7 @@ class Genesis(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, 
     rank: Annotated[int, Meta(ge=1, le=1024)]
     alpha: Annotated[int, Meta(ge=1, le=65536)]
     tensors: Annotated[tuple[TensorSpec, ...], Meta(min_length=1, max_length=limits.MAX_TENSORS)]
-    grid_bits: Annotated[int, Meta(ge=8, le=22)]
+    grid_bits: Annotated[int, Meta(ge=8, le=20)]
     rule: Literal["fedavg", "trimmed_mean", "median"]
     share: Literal["both", "b", "alternate"]
     weight_cap: Annotated[int, Meta(ge=1, le=limits.MAX_WEIGHT_CAP)]
@@ -119,6 +119,10 @@ def read_genesis(raw: bytes) -> Genesis:
         raise WireError("a genesis with a tensor that is neither a lora_A nor a lora_B")
     if genesis.parameters > limits.MAX_PARAMETERS:
         raise WireError(f"a genesis of {genesis.parameters:,} parameters")
+    if not all(genesis.travelling(round) for round in (1, 2)):
+        raise WireError("a genesis by which nothing would travel")
+    if not genesis.name.isprintable():
+        raise WireError("a genesis with a name that cannot be shown")
     if genesis.norm_bound > 32767 * math.isqrt(genesis.parameters) + 32767:
         raise WireError("a genesis whose norm bound bounds nothing")
     return genesis
@@ -329,8 +333,15 @@ def record_id(body: bytes) -> bytes:
 
 
 def sign_record(key: Ed25519PrivateKey, body: Body) -> Record:
-    """Signs a body with its author's key."""
+    """Signs a body with its author's key.
+
+    Raises:
+        WireError: Nobody would take it.
+    """
     raw = encode(body)
+    if decode(raw, Body, limits.MAX_RECORD_BYTES) != body:  # type: ignore[arg-type]  # a union is a type
+        raise WireError("a record that reads otherwise than it was written")
+    _check(body)
     return Record(id=record_id(raw), body=body, signed=Signed(raw, sign(key, "record", raw)))
 
 
@@ -348,28 +359,33 @@ def open_record(signed: Signed, genesis: bytes) -> Record:
     body: Body = decode(signed.body, Body, limits.MAX_RECORD_BYTES)  # type: ignore[arg-type]  # a union is a type
     if body.genesis != genesis:
         raise WireError("a record of another swarm")
-    _check(body, len(signed.body))
+    _check(body)
     verify(author_of(body), "record", signed.body, signed.signature)
     return Record(id=record_id(signed.body), body=body, signed=signed)
 
 
-def _check(body: Body, size: int) -> None:
+def _check(body: Body) -> None:
     """Refuses what no honest author says, as far as the record alone shows it."""
     match body:
         case Header():
-            if size > limits.MAX_HEADER_BYTES:
-                raise WireError("a header that is too long")
             if len(body.prev) not in (0, 32) or len(body.payload) not in (0, 32):
                 raise WireError("a header with half a hash")
             if list(body.parents) != sorted(set(body.parents)):
                 raise WireError("a header whose parents are not sorted, or not different")
             if bool(body.parents) != (body.round > 1):
                 raise WireError("a header whose parents do not fit its round")
+            if body.prev and body.round == 1:
+                raise WireError("a header of the first round that follows another")
             if body.is_null != (body.wins == 0) or body.is_null != (body.payload_bytes == 0):
                 raise WireError("a header whose wins do not fit its payload")
         case Certificate():
             own = body.member == body.issuer
             if (len(body.issuer_certificate), len(body.invite)) != ((0, 0) if own else (32, 32)):
                 raise WireError("a certificate that does not say who let its member in")
+            if not body.name.isprintable():
+                raise WireError("a certificate with a name that cannot be shown")
+        case Revocation():
+            if not body.reason.isprintable():
+                raise WireError("a revocation with a reason that cannot be shown")
         case _:
             return

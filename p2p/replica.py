@@ -129,19 +129,22 @@ class Replica:
             return frozenset(delta.author for delta in self.sealed.frontier)
         return frozenset(self.header(id).author for id in self._rounds.get(round, ()))
 
-    def open_round(self, author: bytes, last: int) -> tuple[int, tuple[bytes, ...]] | None:
+    def open_round(self, author: bytes, last: int, base: int = 0) -> tuple[int, tuple[bytes, ...]] | None:
         """The round in which an author may sign next, and the parents to cite; None where it has to wait for others.
 
-        It joins the head round if it is not in it yet, so that what was learned at the same time is averaged, and
-        otherwise opens the next.
+        What was learned without the head round joins it, so that what is learned at the same time is averaged; what
+        was learned on top of it opens the next, so that it is added.
 
         Args:
             author: Node id.
             last: The last round it ever signed; 0 for none.
+            base: The head round of the state that it learned on.
         """
         head = self.head
         for round in (max(head, 1), head + 1):
-            if round <= last or round <= self.sealed.round or round > self.sealed.round + limits.MOST_UNSEALED_ROUNDS:
+            if round <= max(last, min(base, head)):
+                continue
+            if round <= self.sealed.round or round > self.sealed.round + limits.MOST_UNSEALED_ROUNDS:
                 continue
             if author in self.authors(round):
                 continue

@@ -78,6 +78,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         system_prompt: Put before every conversation.
         profile: Name of a hardware profile, or path of one.
         seed: Of everything random.
+        listen: Where its node listens; port 0 for any that is free.
+        advertise: Addresses by which others reach it, besides its own.
         adapter: The size of the home's adapters.
     """
 
@@ -89,6 +91,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     system_prompt: Text | None = None
     profile: Text
     seed: Seed = 0
+    listen: Text = "0.0.0.0:0"
+    advertise: tuple[Text, ...] = ()
     adapter: AdapterConfig
 
 
@@ -159,8 +163,10 @@ def write(path: Path, config: Config) -> None:
         OSError: It cannot be written.
     """
     document = tomlkit.document()
-    document.add(tomlkit.comment("Written by `spearctl init`. `name`, `profile` and `seed` are yours to change;"))
-    document.add(tomlkit.comment("the rest is what this home's adapters are made for."))
+    document.add(tomlkit.comment("Written by `spearctl init`. `name`, `profile`, `seed`, `listen`,"))
+    document.add(
+        tomlkit.comment("`advertise` are yours to change; the rest is what this home's adapters are made for.")
+    )
     for key, value in _without_none(msgspec.to_builtins(config)).items():
         document.add(key, value)
     handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=".config.")  # 0600

@@ -3,6 +3,8 @@
 SpearctlError
  +- UsageError        what was typed cannot be done: a flag, an argument, a missing answer
  +- ConfigError       a setting is wrong, or there is no home yet
+ +- NoSwarmError      the command needs a swarm, and this home belongs to none
+ +- StoppedError      this home belongs to a swarm, and its node does not run
  +- HomeError         the home is damaged, newer than this program, or not a home
      +- HomeLockedError   another process is training in it
 
@@ -23,7 +25,10 @@ if TYPE_CHECKING:
 OK = 0
 BUG = 1
 USAGE = 2
+STOPPED = 3
 CONFIG = 4
+IDENTITY = 5
+NETWORK = 6
 TRAINING = 7
 FEEDBACK = 8
 HOME = 9
@@ -57,6 +62,14 @@ class UsageError(SpearctlError):
 
 class ConfigError(SpearctlError):
     """A setting is wrong, or there is no home yet."""
+
+
+class NoSwarmError(SpearctlError):
+    """The command needs a swarm, and this home belongs to none."""
+
+
+class StoppedError(SpearctlError):
+    """This home belongs to a swarm, and its node does not run."""
 
 
 class HomeError(SpearctlError):
@@ -111,13 +124,21 @@ def explain(error: BaseException) -> Failure:
 def _table() -> tuple[tuple[type[Exception], int], ...]:
     """Returns classes with their exit codes; the first that fits decides."""
     # Imported here: only a run that failed pays for them.
+    from p2p.errors import LedgerError, NetworkError, P2PError, PayloadError, TrustError
     from profiles import ProfileError
     from training.errors import FeedbackError, StoreError, TrainingError, UnknownAdapterError
 
     return (
         (UsageError, USAGE),
         (ConfigError, CONFIG),
+        (NoSwarmError, CONFIG),
+        (StoppedError, STOPPED),
         (HomeError, HOME),
+        (TrustError, IDENTITY),
+        (NetworkError, NETWORK),
+        (LedgerError, HOME),
+        (PayloadError, TRAINING),
+        (P2PError, IDENTITY),
         (ProfileError, CONFIG),
         (UnknownAdapterError, USAGE),
         (StoreError, HOME),

@@ -5,6 +5,10 @@
     adapters/        adapter versions
     feedback.jsonl   what people said
     train.lock       held while something is trained
+    identity.pem     the keys of this device
+    swarm/           what it shares with others, once it belongs to a swarm
+    outbox/          what was learned and waits for the node to share it
+    node.log         what a detached node says
 
 The folder and what is in it are for its owner alone. `config.toml` is written last, in one rename: a home without it is
 one that was never finished, and the next `init` finishes it.
@@ -33,7 +37,10 @@ FORMAT = 1
 """Of a home. A newer one is refused, because what it means is not known here."""
 
 OWN_NAMES = frozenset(
-    {"config.toml", "node.db", "node.db-wal", "node.db-shm", "adapters", "feedback.jsonl", "train.lock"}
+    {
+        *("config.toml", "node.db", "node.db-wal", "node.db-shm", "adapters", "feedback.jsonl", "train.lock"),
+        *("identity.pem", "recovery.pem", "swarm", "swarm.next", "swarm.building", "outbox", "node.log"),
+    }
 )
 LOCK_TRIES = 5
 LOCK_PAUSE_S = 0.05
@@ -220,7 +227,7 @@ def no_home(root: Path, init_line: str) -> ConfigError:
 
 
 def _may_be_ours(path: Path) -> bool:
-    return path.name in OWN_NAMES or path.name.startswith(".") or path.name == "lost+found"
+    return path.name in OWN_NAMES or path.name.startswith((".", "swarm.left-")) or path.name == "lost+found"
 
 
 def _lock(handle: int, kind: int) -> bool:

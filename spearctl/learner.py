@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from spearctl import sharing
 from spearctl.config import Config
 from spearctl.errors import ConfigError
 from spearctl.progress import Meter
@@ -14,9 +15,12 @@ from spearctl.run import Run
 
 if TYPE_CHECKING:
     from profiles import Profile
+    from training.adapters import AdapterShape
     from training.history import History
     from training.models import LanguageModel
     from training.store import AdapterStore
+
+HandOver = Callable[["AdapterStore", "History"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +43,25 @@ class Learner:
 
 
 @contextmanager
-def learner(run: Run, config: Config, *, adapter: str | None = None) -> Iterator[Learner]:
-    """Loads the home's model with a version of its adapter, the current one by default.
+def learner(
+    run: Run,
+    config: Config,
+    *,
+    adapter: str | None = None,
+    hand_over: HandOver | None = None,
+    model: LanguageModel | None = None,
+) -> Iterator[Learner]:
+    """Loads the home's model with a version of its adapter, the one in use by default.
+
+    A member uses what its swarm knows, with everything of its own on top; before it trains, that becomes a version.
+
+    Args:
+        run: Whose home.
+        config: Its settings.
+        adapter: Name of a version.
+        hand_over: For who is going to train, and holds the training lock: hands over what earlier runs did not, before
+            what the swarm knows becomes a version.
+        model: The home's model, if it is loaded already.
 
     Raises:
         ConfigError: The model is not the one that the home was made for.
@@ -55,17 +76,31 @@ def learner(run: Run, config: Config, *, adapter: str | None = None) -> Iterator
         if name != "base":
             history.version(name)
         run.detail(f"loading {config.model} ({profile.dtype}, {profile.threads} threads) with adapter {name}")
-        lm, store = _load(run, config, profile, history)
+        lm = model or load_model(run, config, profile)
+        store = open_store(run, config, history, lm.adapter_shape)
         from training.lora import set_adapter
 
-        set_adapter(lm.network, store.load(name))
+        if hand_over is not None:
+            hand_over(store, history)
+        found = sharing.shared(run, config, lm.adapter_shape) if adapter is None else None
+        if found is not None and hand_over is not None:
+            sharing.take_over(store, history, found)
+            name = history.current
+        elif found is not None:
+            name = f"round:{found.head_round}"
+        set_adapter(lm.network, found.adapter if found else store.load(name))
         yield Learner(lm, store, history, profile, name)
 
 
-def _load(run: Run, config: Config, profile: Profile, history: History) -> tuple[LanguageModel, AdapterStore]:
+def load_model(run: Run, config: Config, profile: Profile) -> LanguageModel:
+    """Loads the home's model.
+
+    Raises:
+        ConfigError: The model is not the one that the home was made for.
+        ModelError: It cannot be read.
+    """
     from training.models import LoraSettings, load
     from training.sources import resolve
-    from training.store import AdapterStore
 
     source = resolve(config.model, run.cache, say=run.say)
     if source.fingerprint != config.model_fingerprint:
@@ -76,16 +111,21 @@ def _load(run: Run, config: Config, profile: Profile, history: History) -> tuple
         )
     size = config.adapter
     settings = LoraSettings(size.rank, size.alpha, size.dropout)
-    lm = load(source, profile, settings, prompt_format=config.prompt_format, system_prompt=config.system_prompt)
-    store = AdapterStore(
+    return load(source, profile, settings, prompt_format=config.prompt_format, system_prompt=config.system_prompt)
+
+
+def open_store(run: Run, config: Config, history: History, shape: AdapterShape) -> AdapterStore:
+    """The home's adapter versions."""
+    from training.store import AdapterStore
+
+    return AdapterStore(
         run.home.adapters_path,
         history,
         base_model=config.model,
         fingerprint=config.model_fingerprint,
-        shape=lm.adapter_shape,
-        dropout=size.dropout,
+        shape=shape,
+        dropout=config.adapter.dropout,
     )
-    return lm, store
 
 
 class Phases:

@@ -49,8 +49,8 @@ class Version:
         name: ``local:N``.
         number: N.
         created_at: ISO 8601, UTC, by this device's clock.
-        parent: Name of the version it was trained from.
-        round: Number of the round that made it.
+        parent: Name of the version it was trained from; ``round:R`` where it was taken over from a swarm.
+        round: Number of the round that made it, if one did.
         wins: What that round won.
         sha256: Digest of the adapter's canonical bytes.
         bytes: Size on disk.
@@ -211,12 +211,7 @@ class History:
         started = datetime.fromtimestamp(now.timestamp() - seconds, UTC).isoformat(timespec="seconds")
         with self._guard(), _transaction(self._db):
             if version is not None:
-                self._db.execute(
-                    "INSERT INTO version (number, created_at, parent, wins, sha256, bytes) VALUES (?, ?, ?, ?, ?, ?)",
-                    (version.number, now.isoformat(timespec="seconds"), version.parent, version.wins, version.sha256,
-                     version.bytes),
-                )  # fmt: skip
-                self._db.execute("UPDATE current SET version = ?", (version.number,))
+                self._insert(version, now)
             self._db.execute(
                 "INSERT INTO round VALUES (?, ?, ?, ?, ?)",
                 (number, started, seconds, version and version.number, json.dumps(report)),
@@ -229,6 +224,19 @@ class History:
             )
             reach("history.before-commit")
         reach("history.after-commit")
+
+    def adopt(self, version: NewVersion) -> None:
+        """Records a version that no round made, and makes it the current one: what others learned came with it."""
+        with self._guard(), _transaction(self._db):
+            self._insert(version, datetime.now(UTC))
+
+    def _insert(self, version: NewVersion, now: datetime) -> None:
+        self._db.execute(
+            "INSERT INTO version (number, created_at, parent, wins, sha256, bytes) VALUES (?, ?, ?, ?, ?, ?)",
+            (version.number, now.isoformat(timespec="seconds"), version.parent, version.wins, version.sha256,
+             version.bytes),
+        )  # fmt: skip
+        self._db.execute("UPDATE current SET version = ?", (version.number,))
 
     def mark_deleted(self, names: Iterable[str]) -> None:
         """Records that the folders of these versions are going to be deleted."""

@@ -132,6 +132,11 @@ def rollback(history: History, steps: int = 1) -> str:
                 f"cannot go back {steps} versions: {taken} lead to the base model", "see them: spearctl adapter list"
             )
         name = parents[name]
+        if name.startswith("round:"):
+            raise StoreError(
+                f"cannot go back {steps} versions: what lies before was taken over from a swarm",
+                "see what there is: spearctl adapter list",
+            )
     history.use(name)
     return name
 

@@ -8,7 +8,10 @@ from collections.abc import Iterator
 
 import typer
 
-ORDER = ("init", "status", "feedback", "train", "eval", "adapter", "profile", "demo")
+ORDER = (
+    *("init", "invite", "join", "up", "status", "feedback", "train", "eval"),
+    *("adapter", "peers", "export", "profile", "demo"),
+)
 """How help lists them: in the order of a first day. Modules that are not named here follow."""
 
 

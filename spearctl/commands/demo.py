@@ -7,34 +7,48 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Column
 
-from spearctl import signals
+from spearctl import sharing, signals
 from spearctl.command import command, group
 from spearctl.commands.eval import constant, figures, spread
-from spearctl.commands.init import chosen_profile, make_home
+from spearctl.commands.init import chosen_profile
 from spearctl.commands.train import render_rounds, run_rounds
-from spearctl.config import Preferences
-from spearctl.learner import Phases, learner
+from spearctl.learner import Learner, Phases, learner
 from spearctl.output import Page, Result
+from spearctl.rehearsal import Device, agree, devices, learn_from
 from spearctl.run import Run
 from spearctl.text import binary_size, clip, count
 from training.errors import Interrupted
 
 if TYPE_CHECKING:
     from training.evaluate import Answered, Evaluation
+    from training.history import History
+    from training.models import LanguageModel
     from training.rounds import RoundReport
+    from training.store import AdapterStore
 
 commands = group()
 
+NAMES = ("anna", "ben", "carol")
 DEFAULT_ROUNDS = 6
 TRAIN_QUESTIONS = 200
 TEST_QUESTIONS = 120
 SHOWN_QUESTIONS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """Where a node of the demo ended."""
+
+    name: str
+    head_round: int
+    state_hash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +58,7 @@ class DemoResult(Result):
     model: str
     profile: str
     trained_on: int
+    nodes: tuple[NodeState, ...]
     rounds: tuple[RoundReport, ...]
     before: Evaluation
     after: Evaluation
@@ -55,6 +70,7 @@ class DemoResult(Result):
             "model": self.model,
             "profile": self.profile,
             "trained_on": self.trained_on,
+            "nodes": self.nodes,
             "rounds": [report.as_dict() for report in self.rounds],
             "before": figures(self.before),
             "after": figures(self.after),
@@ -81,6 +97,9 @@ class DemoResult(Result):
         pairs = _telling(before.answers, after.answers)
         console.rows(["ASKED", "BEFORE", "AFTER", ""], [_row(*pair) for pair in pairs])
         console.print()
+        rows = [[node.name, str(node.head_round), node.state_hash] for node in self.nodes]
+        console.rows(["NODE", Column("HEAD", justify="right"), "STATE HASH"], rows)
+        console.print()
         learned = f"{count(self.trained_on, 'question')} to learn from, {count(len(self.rounds), 'round')}"
         console.print(f"{learned}, {self.seconds:.0f} s, {binary_size(self.peak_bytes)} of memory at most")
         if self.rounds and self.rounds[-1].health:
@@ -91,60 +110,103 @@ class DemoResult(Result):
 @command(commands, "demo")
 def demo(
     run: Run,
-    rounds: Annotated[int, typer.Option(min=1, max=100, metavar="N", help="Rounds to run.")] = DEFAULT_ROUNDS,
+    rounds: Annotated[int, typer.Option(min=1, max=100, metavar="N", help="Rounds to run, by turns.")] = DEFAULT_ROUNDS,
     profile: Annotated[
         str | None, typer.Option(metavar="PROFILE", help="Hardware profile, instead of the one detected.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of questions and training.")] = 0,
 ) -> DemoResult:
-    """Shows it all in a few minutes, in a home that is thrown away.
+    """Shows it all in a few minutes: three devices that learn from each other, in homes that are thrown away.
 
-    The default model answers made-up questions with one word, is told when it was wrong, and learns; then it is asked
-    others. Nothing is kept but the model in the cache.
+    Three nodes run as processes on this device and form a swarm. By turns, each lets the default model answer
+    questions of its own with one word, is told when that was wrong, learns, and shares what it learned; then the model
+    is asked others. Nothing is kept but the model in the cache.
     """
-    with tempfile.TemporaryDirectory(prefix="spearctl-demo-", ignore_cleanup_errors=True) as folder:
-        own = Run("demo", replace(run.options, home=Path(folder)))
-        own.place.prepare()
-        chosen, reason = chosen_profile(own, profile)
-        run.say(f"profile {chosen}{': ' if reason else ''}{reason}")
-        make_home(own, own.place, Preferences(name="demo", seed=seed), chosen)
-        return _demo(own, rounds, seed)
+    chosen, reason = chosen_profile(run, profile)
+    run.say(f"profile {chosen}{': ' if reason else ''}{reason}")
+    with (
+        tempfile.TemporaryDirectory(prefix="spearctl-demo-", ignore_cleanup_errors=True) as folder,
+        devices(run, NAMES, chosen, seed, Path(folder)) as made,
+    ):
+        run.say(f"{', '.join(NAMES)} run a node each, in one swarm")
+        return _demo(run, made, rounds, seed)
 
 
-def _demo(run: Run, rounds: int, seed: int) -> DemoResult:
+def _demo(run: Run, made: list[Device], rounds: int, seed: int) -> DemoResult:
     from spearctl.questions import demo_log
-    from training.log import append, read_log
-    from training.pool import Pool
+    from training.evaluate import evaluate
 
     train, test = demo_log(train=TRAIN_QUESTIONS, test=TEST_QUESTIONS, seed=seed)
-    append(run.home.feedback_path, train)
-    config = run.config()
-    pool = Pool(read_log(run.home.feedback_path).entries, trained=frozenset(), played={})
+    for index, device in enumerate(made):
+        learn_from(device, train[index :: len(made)])
     reports: list[RoundReport] = []
     started = time.monotonic()
 
     def heard() -> None:
         run.say("stopping")
 
-    with learner(run, config) as ready, signals.deferred(heard) as stop, Phases(run) as phases:
-        from training.evaluate import evaluate
+    def asked(ready: Learner, label: str) -> Evaluation:
+        phases.begin(label)
+        return evaluate(ready.lm, test, batch=ready.profile.rollout_batch, notify=notify)
+
+    with signals.deferred(heard) as stop, Phases(run) as phases:
 
         def notify(phase: str, done: int, total: int) -> None:
             phases.show(phase, done, total)
             stop.raise_if_asked()
 
-        run.say(f"asking {count(len(test), 'question')} before any training")
-        phases.begin("before")
-        before = evaluate(ready.lm, test, batch=ready.profile.rollout_batch, notify=notify)
+        first = made[0]
+        with learner(first.run, first.config) as ready:
+            run.say(f"asking {count(len(test), 'question')} before any training")
+            before, model = asked(ready, "before"), ready.lm
+        for index in range(rounds):
+            _turn(run, made, index, rounds, model, stop, phases, reports)
+        with learner(made[-1].run, made[-1].config, model=model) as ready:
+            after, profile = asked(ready, "after"), ready.profile.name
+        nodes = tuple(_node(device.name, status) for device, status in zip(made, agree(made, 0), strict=True))
+    seconds = time.monotonic() - started
+    reference = made[0].config.model
+    return DemoResult(reference, profile, len(train), nodes, tuple(reports), before, after, seconds, _peak_bytes())
+
+
+def _turn(
+    run: Run,
+    made: list[Device],
+    index: int,
+    rounds: int,
+    model: LanguageModel,
+    stop: signals.Stop,
+    phases: Phases,
+    reports: list[RoundReport],
+) -> None:
+    """Lets one device learn for a round from what all know so far, and waits until all know what it learned."""
+    from training.history import History
+    from training.log import read_log
+    from training.pool import Pool
+
+    device = made[index % len(made)]
+    heads = device.status()["swarm"]["head_round"]
+
+    def hand_over(store: AdapterStore, history: History) -> None:
+        sharing.hand_over(device.run, store, history, keep=False)
+        sharing.wake(device.run)
+
+    with History(device.run.home.history_path) as history:
+        played = history.plays()
+    pool = Pool(read_log(device.run.home.feedback_path).entries, trained=frozenset(), played=played)
+    with learner(device.run, device.config, hand_over=hand_over, model=model) as ready:
+        run.detail(f"{device.name} learns")
         try:
-            run_rounds(ready, config, pool, rounds, stop, phases, reports, run)
+            run_rounds(ready, device.config, pool, rounds, stop, phases, reports, run, only=index)
         except Interrupted:
             stop.raise_if_asked()
-        phases.begin("after")
-        after = evaluate(ready.lm, test, batch=ready.profile.rollout_batch, notify=notify)
-        profile = ready.profile.name
-    seconds = time.monotonic() - started
-    return DemoResult(config.model, profile, len(train), tuple(reports), before, after, seconds, _peak_bytes())
+        hand_over(ready.store, ready.history)
+    stop.raise_if_asked()
+    agree(made, heads + (1 if reports[-1].steps else 0))
+
+
+def _node(name: str, status: Mapping[str, Any]) -> NodeState:
+    return NodeState(name, status["swarm"]["head_round"], status["swarm"]["state_hash"])
 
 
 def _telling(before: tuple[Answered, ...], after: tuple[Answered, ...]) -> list[tuple[Answered, Answered]]:

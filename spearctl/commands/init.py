@@ -18,6 +18,7 @@ from spearctl.errors import ConfigError, HomeError
 from spearctl.home import FORMAT, Home
 from spearctl.output import Page, Result
 from spearctl.run import Run
+from spearctl.swarm import new_passphrase
 from spearctl.text import tilde
 
 commands = group()
@@ -87,8 +88,9 @@ def init(
     system_prompt: Annotated[
         str | None, typer.Option(metavar="TEXT", help="What to put before every conversation.")
     ] = None,
+    lock: Annotated[bool, typer.Option("--lock", help="Lock the keys of this device by a passphrase.")] = False,
 ) -> InitResult:
-    """Makes a home: profile, model, an empty feedback log.
+    """Makes a home: keys, profile, model, an empty feedback log.
 
     Without --profile this machine decides, without --model the catalogue's default is taken, fetched once and kept
     in a cache that all homes share. Run again, it changes nothing and says so.
@@ -103,12 +105,21 @@ def init(
     profile, reason = chosen_profile(run, wanted.profile)
     home.prepare()
     with home.training_lock("init"):
-        config = make_home(run, home, wanted, profile)
+        config = make_home(run, home, wanted, profile, passphrase=new_passphrase() if lock else None)
     return InitResult(home.root, True, config, reason, _next_lines(run))
 
 
-def make_home(run: Run, home: Home, wanted: Preferences, profile: str) -> Config:
+def make_home(
+    run: Run,
+    home: Home,
+    wanted: Preferences,
+    profile: str,
+    *,
+    passphrase: bytes | None = None,
+    host: str = "0.0.0.0",
+) -> Config:
     """Fills a prepared home; its `config.toml` comes last, so that a killed run leaves what the next one completes."""
+    from p2p.addresses import free_port
     from training.history import History
 
     source, shape = _model(run, wanted.model)
@@ -121,9 +132,11 @@ def make_home(run: Run, home: Home, wanted: Preferences, profile: str) -> Config
         system_prompt=wanted.system_prompt,
         profile=profile,
         seed=wanted.seed or 0,
+        listen=f"{host}:{free_port()}",
         adapter=AdapterConfig(shape=shape),
     )
     History(home.history_path).close()
+    _make_keys(home, passphrase)
     try:
         settings.write(home.config_path, config)  # last: from here on it is a home
     except OSError as error:
@@ -131,6 +144,13 @@ def make_home(run: Run, home: Home, wanted: Preferences, profile: str) -> Config
             f"{home.config_path}: cannot be written: {error.strerror}", "free some space, then init again"
         ) from error
     return config
+
+
+def _make_keys(home: Home, passphrase: bytes | None) -> None:
+    from p2p.identity import FILE_NAME, generate, save
+
+    if not (home.root / FILE_NAME).exists():
+        save(home.root, generate(), passphrase)
 
 
 def chosen_profile(run: Run, wanted: str | None) -> tuple[str, str]:

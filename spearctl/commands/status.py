@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Column
 
+from spearctl import sharing, swarm
 from spearctl.command import command, group
+from spearctl.commands.peers import render_peers
 from spearctl.config import Config
+from spearctl.errors import StoppedError
 from spearctl.home import Holder, Home
 from spearctl.output import Page, Result
 from spearctl.run import Run
@@ -45,6 +48,31 @@ class Learning:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What is known of the swarm. Without one a device may have keys, and nothing else of this.
+
+    Attributes:
+        id: Of this node, in hex.
+        running: Whether the node runs.
+        address: Where it can be reached, best first.
+        swarm: The swarm, as this node sees it.
+        peers: All other members.
+        dropped: Links that were ended lately, with their reasons.
+        transfers: Blobs on their way here.
+        health: What somebody should look at.
+    """
+
+    id: str | None = None
+    running: bool = False
+    address: str | None = None
+    swarm: Mapping[str, Any] | None = None
+    peers: Sequence[dict[str, Any]] = ()
+    dropped: Sequence[Mapping[str, Any]] = ()
+    transfers: Sequence[Mapping[str, Any]] = ()
+    health: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class StatusResult(Result):
     """What there is to know of this device."""
 
@@ -54,16 +82,30 @@ class StatusResult(Result):
     log: Log
     counts: Stats
     holder: Holder | None
+    found: Found
     health: tuple[str, ...]
     next_line: str | None
+    start_line: str
+
+    @property
+    def error(self) -> Exception | None:
+        if self.found.swarm is None or self.found.running:
+            return None
+        return StoppedError("the node does not run, so nothing is shared", self.start_line)
 
     def data(self) -> Mapping[str, Any]:
         config, counts = self.config, self.counts
         return {
-            # Without a swarm a device has no identity and no address.
-            "node": {"id": None, "name": config.name, "running": False, "address": None},
-            "swarm": None,
-            "peers": [],
+            "node": {
+                "id": self.found.id,
+                "name": config.name,
+                "running": self.found.running,
+                "address": self.found.address,
+            },
+            "swarm": self.found.swarm,
+            "peers": self.found.peers,
+            "dropped": self.found.dropped,
+            "transfers": self.found.transfers,
             "home": self.home.root,
             "model": {
                 "reference": config.model,
@@ -100,8 +142,12 @@ class StatusResult(Result):
                 ("adapter", self._adapter()),
                 ("feedback", self._feedback()),
                 ("training", self._training()),
+                *self._swarm(),
             ]
         )
+        if self.found.peers:
+            console.print()
+            render_peers(console, list(self.found.peers))
         if self.learning.last:
             console.print()
             _render_rounds(console, self.learning.last)
@@ -111,6 +157,19 @@ class StatusResult(Result):
         if self.next_line is not None:
             console.print()
             console.next_steps(self.next_line)
+
+    def _swarm(self) -> list[tuple[str, str]]:
+        swarm = self.found.swarm
+        if swarm is None:
+            return []
+        pending = swarm["pending_wins"]
+        return [
+            ("node", f"runs, {self.found.address or 'only dials others'}" if self.found.running else "stopped"),
+            ("swarm", f"{swarm['name']} ({swarm['genesis'][:12]}), {count(swarm['members'], 'member')}"),
+            ("round", f"{swarm['head_round']}, sealed up to {swarm['sealed_round']}"),
+            ("state", swarm["state_hash"]),
+            ("pending", f"{count(pending, 'win')} learned here and not shared yet" if pending else "nothing"),
+        ]
 
     def _adapter(self) -> str:
         made = (
@@ -146,6 +205,7 @@ def status(run: Run) -> StatusResult:
     learning = _learning(home)
     log = read_log(home.feedback_path) if home.feedback_path.exists() else Log(home.feedback_path, (), (), 0, False)
     counts = stats(log)
+    found = _found(run)
     return StatusResult(
         home=home,
         config=config,
@@ -153,9 +213,39 @@ def status(run: Run) -> StatusResult:
         log=log,
         counts=counts,
         holder=home.holder(),
-        health=tuple(_health(run, home, learning, log, counts)),
+        found=found,
+        health=(*_health(run, home, learning, log, counts), *found.health),
         next_line=_next_line(run, learning, counts),
+        start_line=run.spell("up", "--detach"),
     )
+
+
+def _found(run: Run) -> Found:
+    """What the running node says of the swarm, or its ledger where none runs."""
+    from p2p.identity import FILE_NAME
+
+    if not swarm.places(run).is_member:
+        known = (run.home.root / FILE_NAME).is_file()
+        return Found(id=swarm.identity(run).node_id.hex() if known else None)
+    if swarm.is_running(run):
+        said = swarm.ask(run, "status")
+        addresses = said["addresses"]
+        return Found(
+            id=said["id"],
+            running=True,
+            address=addresses[0] if addresses else None,
+            swarm=said["swarm"],
+            peers=said["peers"],
+            dropped=said["dropped"],
+            transfers=said["transfers"],
+            health=said["health"],
+        )
+    with swarm.view(run) as view:
+        said = view.overview
+    waiting = sharing.waiting(run)
+    said["swarm"]["pending_wins"] += sharing.waiting_wins(run)
+    lines = [f"{count(waiting, 'round')} of learning wait for the node"] if waiting else []
+    return Found(id=said["id"], swarm=said["swarm"], peers=said["peers"], health=lines)
 
 
 def _learning(home: Home) -> Learning:

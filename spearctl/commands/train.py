@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Column
 
-from spearctl import signals
+from spearctl import sharing, signals, swarm
 from spearctl.command import command, group
 from spearctl.config import Config
 from spearctl.learner import Learner, Phases, learner
@@ -20,9 +20,11 @@ from spearctl.text import count, tilde
 from training.errors import Interrupted
 
 if TYPE_CHECKING:
+    from training.history import History
     from training.log import Log
     from training.pool import Pool
     from training.rounds import RoundConfig, RoundReport
+    from training.store import AdapterStore
 
 commands = group()
 
@@ -56,6 +58,44 @@ class Supply:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """What became of learning in a swarm.
+
+    Attributes:
+        wins: Handed over by this run.
+        kept: Whether they stay on this device.
+        running: Whether a node runs that takes them.
+        line: All that, for a person.
+    """
+
+    wins: int
+    kept: bool
+    running: bool
+    line: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShareResult(Result):
+    """What `--share-kept` did."""
+
+    increments: int
+    running: bool
+    next_lines: tuple[str, ...]
+
+    def data(self) -> Mapping[str, Any]:
+        return {"shared_increments": self.increments, "running": self.running}
+
+    def render(self, console: Page) -> None:
+        if not self.increments:
+            console.print("nothing was kept, so nothing was changed")
+            return
+        when = "now" if self.running else "when the node runs again"
+        console.print(f"what {count(self.increments, 'round')} learned is shared {when}")
+        if self.next_lines:
+            console.next_steps(*self.next_lines)
+
+
+@dataclass(frozen=True, slots=True)
 class TrainResult(Result):
     """The rounds that were run, and the adapter that is in use now."""
 
@@ -66,6 +106,7 @@ class TrainResult(Result):
     dry_run: bool
     stopped: signals.Signalled | None
     next_lines: tuple[str, ...]
+    share: Share | None = None
 
     @property
     def error(self) -> Exception | None:
@@ -80,6 +121,7 @@ class TrainResult(Result):
             "adapter": self.adapter,
             "dry_run": self.dry_run,
             "advice": self._advice(),
+            "shared": self.share,
         }
 
     def render(self, console: Page) -> None:
@@ -90,6 +132,8 @@ class TrainResult(Result):
             render_rounds(console, self.rounds)
         console.print()
         console.print(f"adapter in use: {self.adapter}")
+        if self.share is not None:
+            console.print(self.share.line)
         advice = self._advice()
         if advice:
             console.health(advice)
@@ -112,8 +156,14 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed, instead of the home's.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Learn again from attempts already trained on.")] = False,
+    no_share: Annotated[
+        bool, typer.Option("--no-share", help="Keep what is learned on this device; --share-kept shares it later.")
+    ] = False,
+    share_kept: Annotated[
+        bool, typer.Option("--share-kept", help="Train nothing; share what --no-share kept.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be learned from.")] = False,
-) -> TrainResult:
+) -> Result:
     """Learns from the feedback log.
 
     Each round plays prompts that have a check, takes in what people said of other answers, and keeps a new adapter
@@ -124,6 +174,10 @@ def train(
     from training.pool import Pool
 
     config = run.config(profile=profile, seed=seed)
+    if (no_share or share_kept) and not swarm.places(run).is_member:
+        raise swarm.no_swarm(run)
+    if share_kept:
+        return _share_kept(run)
     log = read_log(feedback or run.home.feedback_path)
     _tell_problems(run, log)
     with run.home.training_lock("train"):
@@ -137,32 +191,65 @@ def train(
         if dry_run or supply.is_empty:
             next_lines = (run.spell("train"),) if dry_run and not supply.is_empty else ()
             return TrainResult(log, supply, (), adapter, dry_run, None, next_lines)
-        reports, stopped, adapter = _train(run, config, pool, rounds)
+        reports, stopped, adapter, handed = _train(run, config, pool, rounds, not no_share)
     next_lines = (f"{run.spell('eval')} --data LOG",) if any(report.steps for report in reports) else ()
-    return TrainResult(log, supply, tuple(reports), adapter, False, stopped, next_lines)
+    share = _share(run, handed, kept=no_share)
+    return TrainResult(log, supply, tuple(reports), adapter, False, stopped, next_lines, share)
+
+
+def _share_kept(run: Run) -> ShareResult:
+    with run.home.training_lock("train"):
+        moved = sharing.share_kept(run)
+    sharing.wake(run)
+    running = swarm.is_running(run)
+    return ShareResult(moved, running, () if running else (run.spell("up", "--detach"),))
+
+
+def _share(run: Run, wins: int, *, kept: bool) -> Share | None:
+    if not swarm.places(run).is_member:
+        return None
+    running = swarm.is_running(run)
+    what = count(wins, "win")
+    if kept:
+        line = f"{what} kept on this device; to share later: {run.spell('train', '--share-kept')}"
+    elif running:
+        line = f"{what} handed to the node, which shares with the swarm"
+    else:
+        line = f"{what} waiting for the node, which does not run: {run.spell('up', '--detach')}"
+    return Share(wins, kept, running, line)
 
 
 def _train(
-    run: Run, config: Config, pool: Pool, rounds: int
-) -> tuple[list[RoundReport], signals.Signalled | None, str]:
-    """Runs the rounds; returns their reports, the signal that ended them early, and the adapter in use."""
+    run: Run, config: Config, pool: Pool, rounds: int, share: bool
+) -> tuple[list[RoundReport], signals.Signalled | None, str, int]:
+    """Runs the rounds; returns their reports, the signal that ended them early, the adapter in use, and wins shared."""
     reports: list[RoundReport] = []
     stopped, dropped = None, ""
 
     def heard() -> None:
         run.say("stopping at the next safe point (again to stop at once)")
 
-    with learner(run, config) as ready, signals.deferred(heard) as stop, Phases(run) as phases:
+    handed = 0
+
+    def hand_over(store: AdapterStore, history: History) -> None:
+        nonlocal handed
+        if swarm.places(run).is_member:
+            handed += sharing.hand_over(run, store, history, keep=not share)
+            sharing.wake(run)
+
+    with learner(run, config, hand_over=hand_over) as ready, signals.deferred(heard) as stop, Phases(run) as phases:
         ready.store.tidy()
         try:
-            run_rounds(ready, config, pool, rounds, stop, phases, reports, run)
+            run_rounds(
+                ready, config, pool, rounds, stop, phases, reports, run, lambda: hand_over(ready.store, ready.history)
+            )
         except Interrupted:
             dropped = f"round {ready.history.next_round()} dropped; "
         if stop.number is not None:
             stopped = signals.Signalled(stop.number)
             run.say(f"{dropped}{count(len(reports), 'round')} kept")
         adapter = ready.history.current
-    return reports, stopped, adapter
+    return reports, stopped, adapter, handed
 
 
 def run_rounds(
@@ -174,8 +261,23 @@ def run_rounds(
     phases: Phases,
     reports: list[RoundReport],
     run: Run,
+    after_round: Callable[[], None] = lambda: None,
+    *,
+    only: int | None = None,
 ) -> None:
     """Runs rounds, adding their reports to ``reports`` as they are kept, until there is nothing left to learn from.
+
+    Args:
+        ready: The model and where its versions go.
+        config: The home's settings.
+        pool: What there is to learn from.
+        rounds: How many; the learning rate falls over them.
+        stop: Whether somebody asked to stop.
+        phases: Shows how far a round is.
+        reports: Filled.
+        run: Told a line a round.
+        after_round: Called after each round that was kept.
+        only: Run this one of them (from 0) alone.
 
     Raises:
         Interrupted: ``stop`` was set; what is in ``reports`` is kept.
@@ -188,7 +290,7 @@ def run_rounds(
             raise Interrupted("stopped at a safe point")
 
     settings = round_config(ready, config)
-    for index in range(rounds):
+    for index in range(rounds) if only is None else (only,):
         if not pool.playable and not pool.waiting:
             break
         phases.begin(f"round {index + 1} of {rounds}")
@@ -196,6 +298,7 @@ def run_rounds(
         current = replace(settings, update=replace(settings.update, learning_rate=rate))
         report = run_round(ready.lm, ready.store, ready.history, pool, current, notify=notify)
         reports.append(report)
+        after_round()
         phases.end()
         run.say(round_line(report))
         if stop:

@@ -91,7 +91,8 @@ def test_the_round_after_a_dropped_one_is_the_one_that_it_would_have_been(device
         trainer.go_on()
         assert trainer.end() == 130
     assert device("train", "--rounds", "1").code == 0
-    assert device("train", "--home", str(undisturbed.root), "--rounds", "2").code == 0
+    for _ in range(2):  # in one run the learning rate would fall
+        assert device("train", "--home", str(undisturbed.root), "--rounds", "1").code == 0
     assert files_of(device.home.adapters_path) == files_of(undisturbed.adapters_path)
 
 
@@ -100,7 +101,7 @@ def test_a_signal_while_the_model_is_loaded_stops_at_once(device: Cli, monkeypat
         os.kill(os.getpid(), signal.SIGTERM)
 
     device.log(*told(4))
-    monkeypatch.setattr("spearctl.learner._load", stopped)
+    monkeypatch.setattr("spearctl.learner.load_model", stopped)
     outcome = device("train")
     assert (outcome.code, outcome.err) == (143, "error: stopped by SIGTERM\n")
     assert current(device) == BASE

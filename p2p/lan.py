@@ -1,0 +1,219 @@
+"""Finding nodes in the same network by multicast DNS (RFC 6762, 6763), for those who ask for it.
+
+What is announced lets nobody in: a ticket is still needed. It is the swarm's name, the first half of its genesis hash,
+the address, and the transport key; anybody in the network can read that, and so knows that this device is in that
+swarm.
+
+Needs ``zeroconf``, which ``pip install 'spearctl[lan]'`` brings. Calls here block, and work in threads of their own:
+from an event loop, call them in a thread.
+
+Not covered: anybody in the network can announce anything. What is found is a hint where to dial; who answers there is
+shown by keys and certificates alone. A network that is flooded with multicast costs zeroconf memory while one browses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from p2p import addresses, limits
+from p2p.errors import NetworkError, WireError
+
+if TYPE_CHECKING:
+    from zeroconf import ServiceInfo, Zeroconf
+
+GENESIS_PREFIX_BYTES = 16
+
+_SERVICE = "_spearctl._tcp.local."
+_VERSION = b"1"
+_MOST_FOUND = 256
+_MOST_TEXT_BYTES = 255
+_ASK_S = 3.0
+"""One node that was heard of is asked for its address for at most so long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A node that announced itself. Nothing here is proven.
+
+    Attributes:
+        name: Of its swarm.
+        genesis_prefix: The first 16 bytes of the swarm's genesis hash.
+        address: ``host:port``.
+        transport_public: The CURVE key to expect there, 32 bytes.
+    """
+
+    name: str
+    genesis_prefix: bytes
+    address: str
+    transport_public: bytes
+
+    def is_of(self, genesis_hash: bytes) -> bool:
+        """Whether it says that it is in this swarm."""
+        return genesis_hash[:GENESIS_PREFIX_BYTES] == self.genesis_prefix
+
+
+@contextlib.contextmanager
+def announce(
+    name: str,
+    genesis_hash: bytes,
+    address: str,
+    transport_public: bytes,
+    interfaces: Sequence[str] | None = None,
+) -> Iterator[None]:
+    """Tells the network of this node for as long as the block runs. Coming up takes about a second.
+
+    Args:
+        name: Of the swarm.
+        genesis_hash: Of the swarm, 32 bytes.
+        address: Where this node can be dialled: an IP address and a port.
+        transport_public: Its CURVE key, 32 bytes.
+        interfaces: This machine's IP addresses of the networks to tell; all by default.
+
+    Raises:
+        NetworkError: The address is not an IP address, there is no multicast, or ``zeroconf`` is not installed.
+    """
+    with contextlib.ExitStack() as stack:
+        with _explained():
+            service = _to_service(name, genesis_hash, address, transport_public)
+            zeroconf = stack.enter_context(_start(interfaces))  # closing takes the announcement back
+            # No probing whether the name is taken: it is made from the key.
+            zeroconf.register_service(service, cooperating_responders=True)
+        yield
+
+
+def browse(
+    timeout_s: float,
+    interfaces: Sequence[str] | None = None,
+    *,
+    enough: Callable[[Found], bool] = lambda found: False,
+) -> list[Found]:
+    """Listens for nodes.
+
+    Args:
+        timeout_s: How long, in seconds.
+        interfaces: This machine's IP addresses of the networks to listen in; all by default.
+        enough: Ends it early, when it says so of a node that was just found.
+
+    Returns:
+        The nodes that were found, in the order they answered; at most 256. What is malformed is passed over.
+
+    Raises:
+        NetworkError: There is no multicast, or ``zeroconf`` is not installed.
+    """
+    deadline = time.monotonic() + timeout_s
+    found: dict[Found, None] = {}
+    with _explained(), _start(interfaces) as zeroconf, contextlib.closing(_instances(zeroconf, deadline)) as instances:
+        for instance in instances:
+            wait_s = min(_ASK_S, max(0.0, deadline - time.monotonic()))
+            service = zeroconf.get_service_info(_SERVICE, instance, timeout=int(wait_s * 1000))
+            if service is None:
+                continue
+            with contextlib.suppress(WireError):
+                one = _from_service(service)
+                found[one] = None
+                if enough(one) or len(found) >= _MOST_FOUND:
+                    break
+    return list(found)
+
+
+def _instances(zeroconf: Zeroconf, deadline: float) -> Generator[str, None, None]:
+    """The names of announcements as they come in, each once, until a moment of the monotonic clock."""
+    from zeroconf import ServiceBrowser, ServiceListener
+
+    names: queue.Queue[str] = queue.Queue(maxsize=_MOST_FOUND)
+
+    class Listener(ServiceListener):
+        def add_service(self, zc: Zeroconf, type_: str, name: str) -> None:
+            with contextlib.suppress(queue.Full):
+                names.put_nowait(name)
+
+        def update_service(self, zc: Zeroconf, type_: str, name: str) -> None: ...
+
+        def remove_service(self, zc: Zeroconf, type_: str, name: str) -> None: ...
+
+    browser = ServiceBrowser(zeroconf, _SERVICE, Listener())
+    try:
+        while (left_s := deadline - time.monotonic()) > 0:
+            try:
+                yield names.get(timeout=left_s)
+            except queue.Empty:
+                return
+    finally:
+        browser.cancel()
+
+
+def _start(interfaces: Sequence[str] | None) -> Zeroconf:
+    from zeroconf import InterfaceChoice, Zeroconf
+
+    # A thread of its own, even where an event loop runs in this one.
+    return Zeroconf(InterfaceChoice.All if interfaces is None else list(interfaces), use_asyncio=False)
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """What can go wrong with multicast, as an error of ours."""
+    try:
+        import zeroconf
+    except ImportError as error:
+        raise NetworkError(
+            "finding nodes in the network needs zeroconf, which is not installed", "pip install 'spearctl[lan]'"
+        ) from error
+    try:
+        yield
+    except (OSError, RuntimeError, zeroconf.Error) as error:
+        raise NetworkError(
+            f"multicast does not work here: {str(error) or type(error).__name__}",
+            "do without it: join with a ticket that names an address",
+        ) from error
+
+
+def _to_service(name: str, genesis_hash: bytes, address: str, transport_public: bytes) -> ServiceInfo:
+    """What is announced. The key is the instance's name too, so that no two nodes get in each other's way."""
+    from zeroconf import ServiceInfo
+
+    parsed = addresses.parse(address)
+    if addresses.scope(parsed.host) in ("name", "wildcard"):
+        raise NetworkError(f"{address} cannot be announced: it is no IP address", "name one: --addr HOST:PORT")
+    instance = transport_public.hex()[:16]
+    return ServiceInfo(
+        _SERVICE,
+        f"{instance}.{_SERVICE}",
+        port=parsed.port,
+        parsed_addresses=[parsed.host],
+        server=f"spearctl-{instance}.local.",
+        properties={
+            b"v": _VERSION,
+            b"swarm": name.encode()[: _MOST_TEXT_BYTES - len("swarm=")].decode(errors="ignore").encode(),
+            b"genesis": genesis_hash[:GENESIS_PREFIX_BYTES].hex().encode(),
+            b"key": transport_public.hex().encode(),
+        },
+    )
+
+
+def _from_service(service: ServiceInfo) -> Found:
+    """Reads an announcement.
+
+    Raises:
+        WireError: It is malformed, of another version, or its name cannot be printed.
+    """
+    hosts = service.parsed_addresses()
+    text: Mapping[bytes, bytes | None] = service.properties
+    if text.get(b"v") != _VERSION or not hosts or not service.port:
+        raise WireError("an announcement of another version, or without an address")
+    try:
+        name = (text.get(b"swarm") or b"").decode()
+        prefix = bytes.fromhex((text.get(b"genesis") or b"").decode("ascii"))
+        transport = bytes.fromhex((text.get(b"key") or b"").decode("ascii"))
+        address = addresses.parse(str(addresses.HostPort(hosts[0], service.port)))
+    except (ValueError, NetworkError) as error:
+        raise WireError(f"a malformed announcement: {error}") from error
+    if len(prefix) != GENESIS_PREFIX_BYTES or len(transport) != 32:
+        raise WireError("an announcement with half a hash")
+    if not 1 <= len(name) <= limits.MAX_NAME_CHARS or not name.isprintable():
+        raise WireError("an announcement with a name that cannot be printed")
+    return Found(name=name, genesis_prefix=prefix, address=str(address), transport_public=transport)

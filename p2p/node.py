@@ -1,0 +1,435 @@
+"""A node: the loop that gives a member its sockets, its clock and its disk.
+
+Everything happens in one task, one event after the other: what comes over links, ticks, what trainers leave, and what
+commands ask over the control socket. So no two things ever change the member at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from p2p import addresses, increments, limits
+from p2p.actions import Action, Dial, Drop, Send
+from p2p.control import ControlServer
+from p2p.errors import NetworkError, P2PError, TrustError
+from p2p.founding import author_of_home, genesis_of
+from p2p.identity import Identity
+from p2p.joining import Membership, Merging, join
+from p2p.ledger import Ledger
+from p2p.member import Member
+from p2p.overview import overview
+from p2p.places import Places
+from p2p.records import Certificate, Invite, PeerRecord, Record, Revocation, sign_record
+from p2p.tickets import Endpoint, Ticket, new_invite, read, write
+from p2p.transport import LinkDown, LinkUp, Received, Transport
+from p2p.wire import write_message
+
+TICK_S = 0.5
+QUEUE_BYTES = 8 * limits.MIB
+"""Waiting for one slow link; more, and it is dropped."""
+_BAN = "ban/"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a node is reached.
+
+    Attributes:
+        listen: ``host:port`` to bind; None for a node that only dials.
+        advertise: Addresses to tell others besides its own.
+        name: What this node calls itself.
+    """
+
+    listen: str | None
+    advertise: tuple[str, ...]
+    name: str
+
+
+@dataclass(slots=True)
+class _Queue:
+    waiting: deque[bytes] = field(default_factory=deque)
+    bytes: int = 0
+
+
+class Node:
+    """One run of a node on a ledger.
+
+    Args:
+        places: Where its home keeps what.
+        ledger: Of its swarm, open.
+        identity: Its keys.
+        settings: How it is reached.
+        tap: Sees every message, for tests.
+    """
+
+    def __init__(
+        self,
+        places: Places,
+        ledger: Ledger,
+        identity: Identity,
+        settings: Settings,
+        *,
+        tap: Callable[[str, int, bytes], None] | None = None,
+    ) -> None:
+        self._places = places
+        self._ledger = ledger
+        self._identity = identity
+        self._settings = settings
+        self._genesis = genesis_of(ledger)
+        self.member = Member(
+            self._genesis,
+            author_of_home(ledger, identity),
+            ledger,
+            rng=random.Random(os.urandom(16)),
+            instance=os.urandom(16),
+            now=time.monotonic(),
+            clock_s=_unix(),
+        )
+        self.transport = Transport(
+            secret=identity.transport_secret, listen=settings.listen, admit=self._admits, tap=tap
+        )
+        self._control = ControlServer(places.control, self._answer)
+        self._banned = {bytes.fromhex(key.removeprefix(_BAN)) for key in ledger.keys(_BAN)}
+        self._queues: dict[int, _Queue] = {}
+        self._dialled: dict[int, bytes] = {}
+        self._stopping = asyncio.Event()
+        self._woken = asyncio.Event()
+        self._started = time.monotonic()
+        self._joining: asyncio.Task[Membership] | None = None
+        self._join_outcome = ""
+        self.advertised: tuple[str, ...] = ()
+        self.contacts: dict[bytes, str] = {}
+
+    async def run(self, ready: Callable[[Node], None] = lambda node: None) -> Membership | None:
+        """Runs until it is asked to stop, or until it is let into another swarm.
+
+        Args:
+            ready: Called once it can be reached.
+
+        Returns:
+            The membership to go on with, if it is another one.
+
+        Raises:
+            NetworkError: It cannot listen there, or another node of this home runs.
+        """
+        await self._control.start()
+        try:
+            await self.transport.start()
+            self._tell_addresses()
+            ready(self)
+            return await self._loop()
+        finally:
+            if self._joining is not None:
+                self._joining.cancel()
+            await self._control.close()
+            await self.transport.close()
+
+    def stop(self) -> None:
+        """Asks it to stop."""
+        self._stopping.set()
+
+    async def _loop(self) -> Membership | None:
+        events: asyncio.Task[Any] = asyncio.create_task(self.transport.next_event())
+        stopping = asyncio.create_task(self._stopping.wait())
+        next_tick = 0.0
+        try:
+            while not self._stopping.is_set():
+                waits = {events, stopping} | ({self._joining} if self._joining else set())
+                woken = asyncio.create_task(self._woken.wait())
+                timeout = max(0.0, next_tick - time.monotonic())
+                await asyncio.wait({*waits, woken}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+                woken.cancel()
+                if events.done():
+                    self._happened(events.result())
+                    events = asyncio.create_task(self.transport.next_event())
+                if self._woken.is_set() or time.monotonic() >= next_tick:
+                    self._woken.clear()
+                    next_tick = time.monotonic() + TICK_S
+                    self._take_increments()
+                    self._perform(self.member.tick(now=time.monotonic(), clock_s=_unix()))
+                    self._flush()
+                membership = self._joined()
+                if membership is not None:
+                    return membership
+            return None
+        finally:
+            events.cancel()
+            stopping.cancel()
+
+    def _admits(self, key: bytes) -> bool:
+        roster = self.member.context.replica.roster
+        if any(roster.holds_transport(member, key) for member in self._banned):
+            return False
+        return roster.admits(key) or roster.invite_of_transport(key) is not None or key in self._dialled.values()
+
+    def _happened(self, event: LinkUp | LinkDown | Received) -> None:
+        now, clock_s = time.monotonic(), _unix()
+        match event:
+            case LinkUp(link=link, key=key, dialled=dialled):
+                self._perform(self.member.link_up(link, key, dialled=dialled, now=now, clock_s=clock_s))
+            case LinkDown(link=link, key=key, reason=reason):
+                _log.info("link to %s is down: %s", key.hex()[:12], reason)
+                self._dialled.pop(link, None)
+                self._queues.pop(link, None)
+                self.member.dialling.failed(key)
+                self._perform(self.member.link_down(link, now=now, clock_s=clock_s))
+            case Received(link=link, data=data):
+                self._perform(self.member.received(link, data, now=now, clock_s=clock_s))
+
+    def _perform(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Send(link=link, message=message):
+                    self._send(link, write_message(message))
+                case Drop(link=link, reason=reason):
+                    self._queues.pop(link, None)
+                    self.transport.drop(link, reason)
+                case Dial(address=address, key=key):
+                    try:
+                        self._dialled[self.transport.dial(address, key)] = key
+                    except NetworkError as error:
+                        _log.warning("%s", error.message)
+
+    def _send(self, link: int, raw: bytes) -> None:
+        queue = self._queues.setdefault(link, _Queue())
+        if not queue.waiting and self.transport.send(link, raw):
+            return
+        queue.waiting.append(raw)
+        queue.bytes += len(raw)
+        if queue.bytes > QUEUE_BYTES:
+            self._queues.pop(link, None)
+            self.transport.drop(link, "too slow")
+
+    def _flush(self) -> None:
+        """Goes on with links that were slow."""
+        for link, queue in [*self._queues.items()]:
+            while queue.waiting and self.transport.send(link, queue.waiting[0]):
+                queue.bytes -= len(queue.waiting.popleft())
+
+    def _take_increments(self) -> None:
+        """Takes what trainers left. A file goes only when the ledger has it."""
+        for increment in increments.read_increments(self._places.outbox, self._genesis.parameters):
+            _log.info("took what was learned from %d wins", increment.wins)
+            actions = self.member.learn(
+                increment.id,
+                increment.values,
+                increment.wins,
+                base=increment.base,
+                now=time.monotonic(),
+                clock_s=_unix(),
+            )
+            increment.path.unlink(missing_ok=True)
+            self._perform(actions)
+
+    def _tell_addresses(self) -> None:
+        """Signs where this node can be reached."""
+        bound = self.transport.address
+        self.advertised = addresses.advertised(bound, self._settings.advertise) if bound else self._settings.advertise
+        record = PeerRecord(
+            genesis=self._genesis.hash,
+            member=self._identity.node_id,
+            number=max(_unix(), self._last_number() + 1),
+            addresses=self.advertised,
+            expires_s=_unix() + limits.PEER_RECORD_LIFE_S,
+        )
+        signed = sign_record(self._identity.key, record)
+        self._perform(self.member.add_own(signed, now=time.monotonic(), clock_s=_unix()))
+
+    def _last_number(self) -> int:
+        known = self.member.context.replica.roster.peer(self._identity.node_id)
+        return known.number if known else 0
+
+    # Commands.
+
+    async def _answer(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        handlers: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
+            "status": self._status,
+            "wake": self._wake,
+            "stop": self._stop,
+            "invite": self._invite,
+            "ban": self._ban,
+            "revoke": self._revoke,
+            "join": self._join,
+        }
+        if command not in handlers:
+            raise NetworkError(f"the running node does not know {command!r}", "restart it: spearctl down, spearctl up")
+        return await handlers[command](arguments)
+
+    async def _status(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        stats = {link.number: self.transport.stats(link.number) for link in self.member.context.links.values()}
+        found = overview(
+            self.member.context, self.member.state.hash, self.member.outbox, now=time.monotonic(), stats=stats
+        )
+        return {
+            **found,
+            "health": [*self.member.health, *self._troubles()],
+            "running": True,
+            "join": self._join_outcome,
+            "pid": os.getpid(),
+            "addresses": list(self.advertised),
+            "uptime_s": time.monotonic() - self._started,
+            "transfers": [
+                {"blob": download.name.hex(), "bytes": download.have, "total_bytes": download.total}
+                for download in self.member.downloads
+            ],
+        }
+
+    def _troubles(self) -> list[str]:
+        refused = increments.refused(self._places.outbox)
+        return [f"{len(refused)} files of learning could not be read: {refused[0].parent}"] if refused else []
+
+    async def _wake(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        self._woken.set()
+        return {}
+
+    async def _stop(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        self.stop()
+        return {"pid": os.getpid()}
+
+    async def _invite(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        text, record = make_ticket(
+            self.member,
+            self._identity,
+            tuple(arguments.get("addresses") or self.advertised),
+            life_s=int(arguments["life_s"]),
+            now_s=_unix(),
+        )
+        self._perform(self.member.add_own(record, now=time.monotonic(), clock_s=_unix()))
+        return {"ticket": text}
+
+    async def _ban(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Holds no link to a member any more, or does so again."""
+        member = bytes.fromhex(arguments["member"])
+        if arguments.get("undo"):
+            self._ledger.delete(_BAN + member.hex())
+            self._banned.discard(member)
+        else:
+            self._ledger.put(_BAN + member.hex(), b"1")
+            self._banned.add(member)
+        self._ledger.commit()
+        for link in [*self.member.context.members()]:
+            if link.member == member and not arguments.get("undo"):
+                self.transport.drop(link.number, "banned here")
+                self._perform(self.member.link_down(link.number, now=time.monotonic(), clock_s=_unix()))
+        return {}
+
+    async def _revoke(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        record = make_revocation(
+            self.member, self._identity, bytes.fromhex(arguments["member"]), str(arguments.get("reason", ""))
+        )
+        self._perform(self.member.add_own(record, now=time.monotonic(), clock_s=_unix()))
+        assert isinstance(record.body, Revocation)
+        return {"from_round": record.body.from_round}
+
+    async def _join(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Joins another swarm while this one, of which this node is the only member, runs on."""
+        ticket = read(str(arguments["ticket"]))
+        if self._joining is not None and not self._joining.done():
+            raise NetworkError("this node is about to join a swarm already", "see how it goes: spearctl status")
+        self.member.admission.leaving_for = ticket.genesis
+        self.contacts = {endpoint.transport: endpoint.address for endpoint in reversed(ticket.endpoints)}
+        self._join_outcome = ""
+        self._joining = asyncio.create_task(
+            join(
+                ticket,
+                self._identity,
+                self._settings.name,
+                leaving=self._genesis.hash,
+                timeout_s=float(arguments["timeout_s"]),
+            )
+        )
+        self._woken.set()
+        return {}
+
+    def _joined(self) -> Membership | None:
+        """What came of joining another swarm."""
+        if self._joining is None or not self._joining.done():
+            return None
+        task, self._joining = self._joining, None
+        try:
+            membership = task.result()
+        except Merging:
+            self._join_outcome = "stays"
+            _log.info("the other founder comes here instead")
+        except P2PError as error:
+            self._join_outcome = error.message
+            _log.warning("joining failed: %s", error.message)
+        else:
+            if not (self.member.admission.stays and self._genesis.hash < membership.genesis.hash):
+                return membership
+            self._join_outcome = "stays"
+        self.member.admission.leaving_for = b""
+        return None
+
+
+def make_ticket(
+    member: Member, identity: Identity, told: tuple[str, ...], *, life_s: int, now_s: int
+) -> tuple[str, Record]:
+    """A new ticket, and the invite to spread.
+
+    Raises:
+        NetworkError: There is no address to put into it.
+        TrustError: This node may not invite.
+    """
+    replica = member.context.replica
+    if not replica.roster.may_invite(identity.node_id):
+        raise TrustError(
+            "this device may not invite: only the founder does, and members whom the founder let in",
+            "ask one of them: spearctl invite",
+        )
+    if not told:
+        raise NetworkError("there is no address to put into the ticket", "name one: spearctl invite --addr HOST:PORT")
+    secret = os.urandom(32)
+    record, _ = new_invite(identity, replica.hash, life_s=life_s, now_s=now_s, secret=secret)
+    assert isinstance(record.body, Invite)
+    ticket = Ticket(
+        genesis=replica.hash,
+        name=replica.genesis.name,
+        issuer=identity.node_id,
+        endpoints=tuple(Endpoint(address, identity.transport_public) for address in told),
+        expires_s=record.body.expires_s,
+        seal=replica.sealed.id if replica.sealed.height else b"",
+        seal_height=replica.sealed.height,
+        secret=secret,
+    )
+    return write(ticket), record
+
+
+def make_revocation(member: Member, identity: Identity, who: bytes, reason: str) -> Record:
+    """Ends a membership from the next round on.
+
+    Raises:
+        TrustError: It is not this node's to end.
+    """
+    replica = member.context.replica
+    record = replica.roster.certificate_of(who)
+    if record is None:
+        raise TrustError(f"{who.hex()[:12]} is no member", "see who is: spearctl peers list")
+    assert isinstance(record.body, Certificate)
+    if who == replica.genesis.sealer:
+        raise TrustError("nobody can revoke the founder", None)
+    if identity.node_id not in (replica.genesis.sealer, record.body.issuer):
+        raise TrustError(
+            "only the founder and whoever let a member in can revoke it", "ask them: spearctl peers show NAME"
+        )
+    body = Revocation(
+        genesis=replica.hash,
+        member=who,
+        issuer=identity.node_id,
+        from_round=replica.head + 1,
+        reason=reason[:200],
+    )
+    return sign_record(identity.key, body)
+
+
+def _unix() -> int:
+    return max(0, int(time.time()))

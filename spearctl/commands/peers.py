@@ -1,0 +1,185 @@
+"""`spearctl peers`: the other members, and shutting one out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from rich.table import Column
+
+from spearctl import swarm
+from spearctl.command import command, group
+from spearctl.errors import UsageError
+from spearctl.output import Page, Result
+from spearctl.run import Run
+from spearctl.text import duration, size
+
+commands = group("peers", "The other members of the swarm.")
+
+STATES = {
+    "linked": "linked",
+    "away": "not linked",
+    "revoked": "revoked",
+    "equivocator": "shut out: contradicted itself",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PeersResult(Result):
+    """All other members."""
+
+    running: bool
+    peers: tuple[dict[str, Any], ...]
+
+    def data(self) -> Mapping[str, Any]:
+        return {"running": self.running, "peers": self.peers}
+
+    def render(self, console: Page) -> None:
+        if not self.peers:
+            console.print("this device is the only member so far")
+            return
+        render_peers(console, self.peers)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerResult(Result):
+    """One member."""
+
+    peer: dict[str, Any]
+
+    def data(self) -> Mapping[str, Any]:
+        return {"peer": self.peer}
+
+    def render(self, console: Page) -> None:
+        peer = self.peer
+        console.title(peer["name"])
+        console.fields(
+            [
+                ("id", peer["id"]),
+                ("state", STATES[peer["state"]]),
+                ("role", "founder" if peer["founder"] else ""),
+                ("let in by", "" if peer["founder"] else peer["let_in_by"] or ""),
+                ("addresses", ", ".join(peer["addresses"]) or "none; it only dials others"),
+                ("head round", "" if peer["head_round"] is None else str(peer["head_round"])),
+                ("state hash", peer["state_hash"] or ""),
+                ("traffic", f"{size(peer['sent_bytes'])} sent, {size(peer['received_bytes'])} received"),
+            ]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ShutOutResult(Result):
+    """A member that was shut out."""
+
+    name: str
+    member: str
+    revoked: bool
+    from_round: int | None
+
+    def data(self) -> Mapping[str, Any]:
+        return {"id": self.member, "name": self.name, "revoked": self.revoked, "from_round": self.from_round}
+
+    def render(self, console: Page) -> None:
+        if self.revoked:
+            console.print(
+                f"{self.name} is no member any more; what it learns from round {self.from_round} on counts nothing"
+            )
+        else:
+            console.print(f"this device holds no link to {self.name} any more; for the others it stays a member")
+
+
+@command(commands, "list")
+def list_peers(run: Run) -> PeersResult:
+    """Lists all members but this device."""
+    running, found = known(run)
+    return PeersResult(running, tuple(found))
+
+
+@command(commands, "show")
+def show(
+    run: Run, peer: Annotated[str, typer.Argument(metavar="NAME|ID", help="Its name, or the beginning of its id.")]
+) -> PeerResult:
+    """Shows one member."""
+    return PeerResult(find(known(run)[1], peer, run))
+
+
+@command(commands, "ban")
+def ban(
+    run: Run,
+    peer: Annotated[str, typer.Argument(metavar="NAME|ID", help="Its name, or the beginning of its id.")],
+    undo: Annotated[bool, typer.Option("--undo", help="Link to it again.")] = False,
+) -> ShutOutResult:
+    """Holds no link to a member any more, from this device; it stays a member for the others."""
+    found = find(known(run)[1], peer, run)
+    swarm.ask(run, "ban", member=found["id"], undo=undo)
+    return ShutOutResult(found["name"], found["id"], False, None)
+
+
+@command(commands, "revoke")
+def revoke(
+    run: Run,
+    peer: Annotated[str, typer.Argument(metavar="NAME|ID", help="Its name, or the beginning of its id.")],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; all members can read it.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> ShutOutResult:
+    """Ends a membership for everybody. Only the founder can, and whoever let that member in."""
+    found = find(known(run)[1], peer, run)
+    run.confirm(f"{found['name']} ({found['id'][:12]}) will be no member any more, for good. Revoke?", yes=yes)
+    answer = swarm.ask(run, "revoke", member=found["id"], reason=reason)
+    return ShutOutResult(found["name"], found["id"], True, answer["from_round"])
+
+
+def known(run: Run) -> tuple[bool, list[dict[str, Any]]]:
+    """Whether the node runs, and all other members as it or its ledger knows them."""
+    run.config()
+    if not swarm.places(run).is_member:
+        raise swarm.no_swarm(run)
+    if swarm.is_running(run):
+        return True, swarm.ask(run, "status")["peers"]
+    with swarm.view(run) as view:
+        return False, view.overview["peers"]
+
+
+def find(peers: list[dict[str, Any]], wanted: str, run: Run) -> dict[str, Any]:
+    """The member of a name, or whose id begins so.
+
+    Raises:
+        UsageError: There is none, or more than one.
+    """
+    found = [peer for peer in peers if peer["name"] == wanted] or [
+        peer for peer in peers if len(wanted) >= 4 and peer["id"].startswith(wanted.lower())
+    ]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise UsageError(f"no member is called {wanted!r}", f"see who there is: {run.spell('peers', 'list')}")
+    ids = ", ".join(peer["id"][:12] for peer in found)
+    raise UsageError(f"{len(found)} members are called {wanted!r}", f"name one by its id: {ids}")
+
+
+def render_peers(console: Page, peers: tuple[dict[str, Any], ...] | list[dict[str, Any]]) -> None:
+    """A row a member."""
+    rows = [
+        [
+            peer["name"],
+            peer["id"][:12],
+            STATES[peer["state"]],
+            "" if peer["head_round"] is None else str(peer["head_round"]),
+            "" if peer["state_hash"] is None else peer["state_hash"][:12],
+            "" if peer["last_seen_s"] is None else f"{duration(peer['last_seen_s'], short=True)} ago",
+            f"{size(peer['sent_bytes'])} / {size(peer['received_bytes'])}" if peer["state"] == "linked" else "",
+        ]
+        for peer in peers
+    ]
+    columns: list[str | Column] = [
+        "PEER",
+        "ID",
+        "STATE",
+        Column("HEAD", justify="right"),
+        "STATE HASH",
+        "SEEN",
+        "SENT / RECEIVED",
+    ]
+    console.rows(columns, rows)

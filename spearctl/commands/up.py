@@ -1,0 +1,137 @@
+"""`spearctl up` and `spearctl down`: the node of this home, running and not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spearctl import serving, swarm
+from spearctl.command import command, group
+from spearctl.errors import UsageError
+from spearctl.output import Page, Result
+from spearctl.run import Run
+
+if TYPE_CHECKING:
+    from p2p.node import Node
+
+commands = group()
+
+STOP_S = 20.0
+POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class UpResult(Result):
+    """A node that runs in the background, or one that was stopped after it ran here."""
+
+    running: bool
+    started: bool
+    pid: int | None
+    address: str | None
+    swarm_name: str
+    status_line: str
+
+    def data(self) -> Mapping[str, Any]:
+        return {
+            "running": self.running,
+            "started": self.started,
+            "pid": self.pid,
+            "address": self.address,
+            "swarm": self.swarm_name,
+        }
+
+    def render(self, console: Page) -> None:
+        if not self.running:
+            console.print("the node was stopped")
+            return
+        where = f"on {self.address}" if self.address else "without an address of its own; it dials the others"
+        verb = "runs now" if self.started else "runs already; nothing was changed"
+        console.print(f"the node of swarm {self.swarm_name} {verb} in process {self.pid}, {where}")
+        console.next_steps(self.status_line)
+
+
+@dataclass(frozen=True, slots=True)
+class DownResult(Result):
+    """Whether a node was stopped."""
+
+    stopped: bool
+
+    def data(self) -> Mapping[str, Any]:
+        return {"stopped": self.stopped}
+
+    def render(self, console: Page) -> None:
+        console.print("the node was stopped" if self.stopped else "no node runs here; nothing was changed")
+
+
+@command(commands, "up")
+def up(
+    run: Run,
+    detach: Annotated[bool, typer.Option("--detach", help="Run in the background, and return.")] = False,
+    listen: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where to listen, instead of the home's setting.")
+    ] = None,
+    advertise: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST:PORT", help="An address by which others reach this device. Repeatable."),
+    ] = None,
+    no_listen: Annotated[bool, typer.Option("--no-listen", help="Only dial others; nobody dials this device.")] = False,
+) -> UpResult:
+    """Runs the node: shares what this device learned, and takes in what others learned.
+
+    In the foreground it runs until Ctrl-C. A swarm has to be founded (invite) or joined (join) first.
+    """
+    if listen is not None and no_listen:
+        raise UsageError("--listen and --no-listen exclude each other", "leave one of them out")
+    config = run.config()
+    reached = serving.settings(config, listen=listen, advertise=advertise, no_listen=no_listen)
+    if not swarm.places(run).is_member:
+        raise swarm.no_swarm(run)
+    if swarm.is_running(run):
+        return result(run, started=False)
+    if detach:
+        words = [*(["--no-listen"] if no_listen else ["--listen", listen] if listen else [])]
+        for address in advertise or []:
+            words += ["--advertise", address]
+        serving.start(run, words)
+        return result(run, started=True)
+    name = ""
+
+    def ready(node: Node) -> None:
+        nonlocal name
+        name = node.member.context.genesis.name
+        where = ", ".join(node.advertised) or "no address; it dials the others"
+        run.say(f"the node of swarm {name} runs: {where}. Ctrl-C stops it")
+
+    serving.serve(run, config, reached, ready)
+    return UpResult(False, True, None, None, name, run.spell("status"))
+
+
+def result(run: Run, *, started: bool) -> UpResult:
+    """What there is to say of the node that runs in the background."""
+    found = swarm.ask(run, "status")
+    addresses = found["addresses"]
+    name = found["swarm"]["name"]
+    return UpResult(True, started, found["pid"], addresses[0] if addresses else None, name, run.spell("status"))
+
+
+@command(commands, "down")
+def down(run: Run) -> DownResult:
+    """Stops the node of this home; what it holds stays."""
+    run.config()
+    if not swarm.is_running(run):
+        return DownResult(False)
+    swarm.ask(run, "stop")
+    deadline = time.monotonic() + STOP_S
+    while swarm.is_running(run):
+        if time.monotonic() > deadline:
+            from p2p.errors import NetworkError
+
+            raise NetworkError(
+                "the node was asked to stop and still runs", "look at what it does: " + run.spell("status")
+            )
+        time.sleep(POLL_S)
+    return DownResult(True)
