@@ -30,6 +30,7 @@ class Context:
         now: Time of the step, in seconds; only differences mean anything.
         clock_s: Unix time of the step, which may be wrong.
         actions: What the step asks for.
+        ended: Links that went down or were ended in this step.
         dropped: Links that were ended lately, newest last.
     """
 
@@ -42,6 +43,7 @@ class Context:
     now: float = 0.0
     clock_s: int = 0
     actions: list[Action] = field(default_factory=list)
+    ended: list[Link] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
 
     @property
@@ -55,8 +57,10 @@ class Context:
 
     def drop(self, link: Link, reason: str) -> None:
         """Ends a link; what comes over it from now on is ignored."""
+        if self.links.pop(link.number, None) is None:
+            return
         self.actions.append(Drop(link.number, reason))
-        self.links.pop(link.number, None)
+        self.ended.append(link)
         self.dropped.append(Dropped(link.key, link.member, reason, self.now))
         del self.dropped[: -limits.MOST_REMEMBERED_DROPS]
 

@@ -7,7 +7,7 @@ holder lied; where two took part, it is fetched again from one.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 
 from p2p import limits
@@ -64,21 +64,24 @@ class Downloads:
         """What is on its way."""
         return tuple(self._running.values())
 
-    def want(self, name: bytes, most_bytes: int, *, exact: bool) -> None:
-        """Starts a download; nothing if it runs, or if enough others do."""
-        if name not in self._running and len(self._running) < MOST_AT_ONCE:
-            # The last whole piece is fetched again: with it comes the size.
-            pieces = max(0, self._partial_bytes(name) // limits.CHUNK_BYTES - 1)
-            self._running[name] = Download(name, most_bytes, exact, have=pieces * limits.CHUNK_BYTES)
+    def want(self, name: bytes, most_bytes: int, *, exact: bool, links: Iterable[Link], now: float) -> None:
+        """Starts a download; nothing if it runs, if enough others do, or if nobody is here who may have it.
 
-    def keep_only(self, names: Iterable[bytes]) -> None:
+        So what is withheld takes no place away from what is to be had.
+        """
+        if name in self._running or len(self._running) >= MOST_AT_ONCE or not self._holders(name, links, now):
+            return
+        # The last whole piece is fetched again: with it comes the size.
+        pieces = max(0, self._partial_bytes(name) // limits.CHUNK_BYTES - 1)
+        self._running[name] = Download(name, most_bytes, exact, have=pieces * limits.CHUNK_BYTES)
+
+    def keep_only(self, names: Container[bytes]) -> None:
         """Ends downloads that nobody wants any more."""
-        wanted = set(names)
-        self._running = {name: download for name, download in self._running.items() if name in wanted}
+        self._running = {name: download for name, download in self._running.items() if name in names}
 
-    def finish(self, name: bytes) -> Download:
+    def finish(self, name: bytes) -> None:
         """Ends a download."""
-        return self._running.pop(name)
+        del self._running[name]
 
     def link_down(self, number: int) -> None:
         """A holder is gone."""
@@ -100,14 +103,15 @@ class Downloads:
     def steps(self, links: dict[int, Link], now: float) -> list[tuple[int, WantChunk]]:
         """The next pieces to ask for, and of whom."""
         out: list[tuple[int, WantChunk]] = []
-        for download in self._running.values():
+        for download in [*self._running.values()]:
             if download.link is not None and now - download.moved > limits.CHUNK_PATIENCE_S:
                 if download.link in links:
-                    links[download.link].lacks[download.name] = now
+                    links[download.link].slow_at = links[download.link].lacks[download.name] = now
                 download.link = None
             if download.link is None:
-                holders = [link for link in links.values() if link.member and self._may_have(link, download.name, now)]
+                holders = self._holders(download.name, links.values(), now)
                 if not holders:
+                    del self._running[download.name]
                     continue
                 download.link = self._rng.choice(holders).number
                 download.asked, download.moved = download.have // limits.CHUNK_BYTES, now
@@ -117,10 +121,10 @@ class Downloads:
         return out
 
     def take(self, link: Link, chunk: Chunk, now: float) -> Download | None:
-        """Takes a piece that came; None if nobody asked for it, or it is not the next one.
+        """Takes a piece that came; None if nobody asked for it, it is not the next one, or the sizes do not fit.
 
         Raises:
-            ValueError: It does not fit what is known of the blob.
+            ValueError: It is not as long as it must be.
         """
         download = self._running.get(chunk.blob)
         if download is None or download.link != link.number or chunk.index != download.have // limits.CHUNK_BYTES:
@@ -129,7 +133,9 @@ class Downloads:
             download.exact and chunk.total_bytes != download.most_bytes
         )
         if wrong_total or (download.total and chunk.total_bytes != download.total):
-            raise ValueError("a blob of another size than was said")
+            # Who lies is not known: it may be who signed the size.
+            link.lacks[download.name], download.link = now, None
+            return None
         if len(chunk.data) != min(limits.CHUNK_BYTES, chunk.total_bytes - download.have):
             raise ValueError("a piece of another size than was asked for")
         download.total = chunk.total_bytes
@@ -138,9 +144,10 @@ class Downloads:
         download.sources.add(link.key)
         return download
 
-    def _may_have(self, link: Link, name: bytes, now: float) -> bool:
-        since = link.lacks.get(name)
-        return since is None or now - since > limits.LACK_MEMORY_S
+    def _holders(self, name: bytes, links: Iterable[Link], now: float) -> list[Link]:
+        """Links to ask for a blob; those that let others wait only if there are no others."""
+        found = [link for link in links if link.member and now - link.lacks.get(name, -1e9) > limits.LACK_MEMORY_S]
+        return [link for link in found if now - link.slow_at > limits.LINK_DEAD_S] or found
 
     def _may_ask(self, download: Download) -> bool:
         behind = download.have // limits.CHUNK_BYTES

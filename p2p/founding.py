@@ -5,15 +5,28 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from p2p import limits
 from p2p.encoding import encode
-from p2p.errors import LedgerError, TrustError
+from p2p.errors import IdentityError, LedgerError, TrustError
 from p2p.identity import Identity
 from p2p.outbox import Author
-from p2p.records import NONE, Certificate, Genesis, Record, Signed, TensorSpec, open_record, read_genesis, sign_record
+from p2p.records import (
+    NONE,
+    Certificate,
+    Genesis,
+    Record,
+    Signed,
+    TensorSpec,
+    open_record,
+    read_genesis,
+    record_id,
+    sign_record,
+)
 from p2p.roster import Missing, Roster
 from p2p.storage import Storage
 
@@ -99,6 +112,26 @@ def new_recovery_key() -> Ed25519PrivateKey:
     return Ed25519PrivateKey.generate()
 
 
+def write_recovery_key(key: Ed25519PrivateKey) -> str:
+    """The key as PKCS8 PEM, without a passphrase."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+def read_recovery_key(path: Path) -> Ed25519PrivateKey:
+    """The key in a file.
+
+    Raises:
+        IdentityError: There is none.
+    """
+    try:
+        key = load_pem_private_key(path.read_bytes(), None)
+    except (OSError, ValueError, TypeError) as error:
+        raise IdentityError(f"{path}: no readable recovery key: {error}", "put the file back, or remove it") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise IdentityError(f"{path}: a key of another kind", "put the right file back, or remove it")
+    return key
+
+
 def enter(storage: Storage, genesis: Genesis, certificates: Sequence[Record]) -> None:
     """Writes into an empty ledger what a member needs to run on it, in one step.
 
@@ -132,6 +165,17 @@ def author_of_home(storage: Storage, identity: Identity) -> Author:
     if certificate is None:
         raise LedgerError("the ledger lacks this node's certificate", "join again with a new ticket")
     return Author(identity.key, identity.node_id, certificate)
+
+
+def reader_of_home(storage: Storage) -> Author:
+    """Who a home is in the swarm of its ledger, for who only reads that: the key is anybody's, and signs nothing."""
+    certificate = storage.get(_CERTIFICATE)
+    for signed in storage.records() if certificate is not None else ():
+        if record_id(signed.body) == certificate:
+            body = open_record(signed, genesis_of(storage).hash).body
+            assert isinstance(body, Certificate)
+            return Author(Ed25519PrivateKey.generate(), body.member, certificate)
+    raise LedgerError("the ledger lacks this node's certificate", "join again with a new ticket")
 
 
 def check_chain(genesis: Genesis, certificates: Sequence[Signed], identity: Identity) -> list[Record]:

@@ -35,6 +35,10 @@ class Gate:
         """A member told what it knows of this node's own records."""
         self.heard.add(member)
 
+    def waits_for(self, others: Set[bytes]) -> Set[bytes]:
+        """Members that have to be heard yet because this home may be a copy."""
+        return others - self.heard if self.suspect else frozenset()
+
     def is_open(self, others: Set[bytes], links: Iterable[Link], height: int) -> bool:
         """Whether something may be signed now.
 
@@ -48,7 +52,7 @@ class Gate:
             return False
         if not others:
             return True
-        if self.suspect and not others <= self.heard:
+        if self.waits_for(others):
             return False
         behind = any(link.beat is not None and link.beat.height > height for link in mine)
         return not behind and any(link.confirmed for link in mine)

@@ -20,6 +20,8 @@ from p2p.wire import Beat, Compare, Have, Listing, Message, Proof, Push, RoundDi
 
 MOST_LISTINGS = 16
 COMPARE_S = 1.0
+MOST_ASKED = 2 * limits.MAX_IDS_PER_MESSAGE
+"""Ids asked of a link that did not come."""
 
 
 class Gossip:
@@ -74,7 +76,9 @@ class Gossip:
             case Header() as header:
                 if header.author == self._context.me and link is not None:
                     self._own(record)
-                self.spread(replica.add_header(record), link)
+                change = replica.add_header(record)
+                self._remember(record, header)
+                self.spread(change, link)
             case Seal():
                 if replica.offer_seal(record):
                     self._fresh.append((record, source))
@@ -89,6 +93,11 @@ class Gossip:
                 if replica.roster.add(record):
                     self._context.storage.add_record(record)
                     self._fresh.append((record, source))
+
+    def _remember(self, record: Record, header: Header) -> None:
+        """What an author signed last is kept even where it comes too late, or is too far ahead, to count."""
+        if self._context.replica.remember(record):
+            self._context.storage.put(f"newest/{header.author.hex()}", encode(record.signed))
 
     def take_proof(self, proof: Proof, link: Link) -> None:
         """Takes a proof of equivocation that came over a link."""
@@ -109,10 +118,14 @@ class Gossip:
         """Keeps and passes on what a change brought."""
         storage, source = self._context.storage, link.number if link else None
         for record in change.kept:
-            storage.add_record(record)
-            self._fresh.append((record, source))
+            # What turned out wrong at once is not passed on: others would pass it on, and nobody remembers it.
+            if record.id not in change.forgotten:
+                storage.add_record(record)
+                self._fresh.append((record, source))
         for id in change.forgotten:
             storage.remove_record(id)
+        for payload in change.freed:
+            storage.remove_blob(payload)
         for first, second in change.accused:
             proof = Proof(first.signed, second.signed)
             assert isinstance(first.body, Header)
@@ -121,7 +134,7 @@ class Gossip:
                 if other.number != source:
                     self._context.send(other, proof)
         if link is not None and link.number in self._context.links:
-            self.ask(change.missing, link)
+            self.ask(sorted(change.missing), link)
 
     # What goes out.
 
@@ -154,6 +167,8 @@ class Gossip:
         """Asks a link for records that are not here and were not asked for just now."""
         now, wanted = self._context.now, []
         for id in ids:
+            if len(link.asked) >= MOST_ASKED:
+                break
             if not self._context.replica.holds(id) and now - self._asked.get(id, -1e9) >= limits.ASK_AGAIN_S:
                 self._asked[id] = now
                 link.asked[id] = now
@@ -189,13 +204,13 @@ class Gossip:
         link.beat = beat
         if now - link.compared < COMPARE_S:
             return
-        if beat.height > replica.sealed.height:
+        if beat.height > replica.sealed.height + len(replica.offered_chain()):
             link.compared = now
-            self._context.send(link, WantSeals(replica.sealed.height + 1))
+            self._context.send(link, WantSeals(replica.sealed.height + len(replica.offered_chain()) + 1))
         digests = [RoundDigest(0, replica.round_digest(0))] if beat.membership != replica.round_digest(0) else []
         whole = beat.height == replica.sealed.height and beat.rounds != replica.set_digest()
         if whole:
-            digests += [RoundDigest(round, replica.round_digest(round)) for round in replica.rounds()]
+            digests += [RoundDigest(round, replica.round_digest(round)) for round in replica.listed_rounds()]
         if digests or whole:
             link.compared = now
             self._context.send(link, Compare(tuple(digests), whole))

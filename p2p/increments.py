@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,9 +50,10 @@ def write_increment(folder: Path, id: str, values: npt.NDArray[np.float32], wins
     Raises:
         LedgerError: It cannot be written.
     """
-    raw = save({_TENSOR: np.ascontiguousarray(values, dtype="<f4")}, metadata={"id": id, "wins": str(wins), "base": str(base)})
+    metadata = {"id": id, "wins": str(wins), "base": str(base)}
+    raw = save({_TENSOR: np.ascontiguousarray(values, dtype="<f4")}, metadata=metadata)
     path = folder / f"{id}{_SUFFIX}"
-    scratch = folder / f".{id}.{os.getpid()}"
+    scratch = folder / f".{id}.writing"  # one name, so that what a killed trainer left is written over
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
@@ -70,24 +72,28 @@ def write_increment(folder: Path, id: str, values: npt.NDArray[np.float32], wins
 
 def waiting(folder: Path) -> tuple[Path, ...]:
     """The files of all increments, oldest first."""
-    if not folder.is_dir():
-        return ()
-    found = [(path.stat().st_mtime_ns, path) for path in folder.glob(f"*{_SUFFIX}")]
+    found = []
+    for path in folder.glob(f"*{_SUFFIX}") if folder.is_dir() else ():
+        with suppress(FileNotFoundError):  # the node has just taken it
+            found.append((path.stat().st_mtime_ns, path))
     return tuple(path for _, path in sorted(found))
 
 
 def read_increments(folder: Path, parameters: int) -> Iterator[Increment]:
-    """All increments that can be read; others are put aside under a name that says so.
+    """All increments that can be read, for who only looks: the others stay where they are.
 
     Args:
         folder: Holds them; need not be there.
         parameters: Length of each.
     """
     for path in waiting(folder):
-        try:
+        with suppress(PayloadError):
             yield read_increment(path, parameters)
-        except PayloadError:
-            path.rename(path.with_suffix(_REFUSED))
+
+
+def refuse(path: Path) -> None:
+    """Puts a file that is no increment for this swarm aside, under a name that says so."""
+    path.rename(path.with_suffix(_REFUSED))
 
 
 def refused(folder: Path) -> tuple[Path, ...]:
@@ -110,7 +116,8 @@ def read_increment(path: Path, parameters: int) -> Increment:
         id = metadata["id"]
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise PayloadError(f"{path}: no readable increment: {error}") from error
-    if values.shape != (parameters,) or values.dtype != np.float32 or not np.isfinite(values).all() or min(wins, base) < 0:
+    is_sound = values.shape == (parameters,) and values.dtype == np.float32 and bool(np.isfinite(values).all())
+    if not is_sound or min(wins, base) < 0:
         raise PayloadError(f"{path}: an increment of another adapter, or with values that are no numbers")
     return Increment(path, id, wins, base, values)
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from p2p import limits
 from p2p.encoding import encode
 from p2p.errors import NetworkError, TicketError, TrustError
 from p2p.founding import check_chain
@@ -91,7 +92,7 @@ async def join(
         genesis=ticket.genesis,
         invite=invite_id(ticket),
         transport=identity.transport_public,
-        name=name,
+        name=name[: limits.MAX_NAME_CHARS],
         leaving=leaving,
         key=identity.key,
         join_key=keys.sign,

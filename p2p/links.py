@@ -40,14 +40,18 @@ class Link:
         since: When it came up.
         member: Who it is, once it said hello.
         instance: Which start of that member.
-        confirmed: Whether it told what it knows of this node's own records.
+        greeted: When it was told last who this node is; None before that.
+        answered: Whether it told what it knows of this node's own records.
+        confirmed: Whether it did so without a warning.
         contested: Whether it sees another instance of this node.
         told: Whether it was told that another instance of it is about; None before it was told anything.
+        told_at: When.
         beaten: What it was sent last of where this node stands, and when.
         beat: Where it stood last.
         heard: When anything came last.
         compared: When digests were sent last.
-        lacks: Blobs that it said it does not have, and when.
+        lacks: Blobs that it said it does not have, or did not give, and when.
+        slow_at: When it last let this node wait for a blob in vain.
         asked: Ids asked of it.
         messages: Limits messages.
         records: Limits records that nobody asked for.
@@ -59,15 +63,19 @@ class Link:
     since: float
     member: bytes | None = None
     instance: bytes = b""
+    greeted: float | None = None
+    answered: bool = False
     confirmed: bool = False
     contested: bool = False
     told: bool | None = None
+    told_at: float = 0.0
     beaten: Beat | None = None
     beaten_at: float = 0.0
     beat: Beat | None = None
     heard: float = 0.0
-    compared: float = -limits.LINK_DEAD_S
+    compared: float = -1e9
     lacks: dict[bytes, float] = field(default_factory=dict)
+    slow_at: float = -1e9
     asked: dict[bytes, float] = field(default_factory=dict)
     messages: Bucket = field(default_factory=lambda: Bucket(limits.MESSAGE_BURST, limits.MESSAGES_A_SECOND))
     records: Bucket = field(default_factory=lambda: Bucket(limits.RECORD_BURST, limits.RECORDS_A_SECOND))

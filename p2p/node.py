@@ -13,23 +13,26 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from p2p import addresses, increments, limits
 from p2p.actions import Action, Dial, Drop, Send
 from p2p.control import ControlServer
-from p2p.errors import NetworkError, P2PError, TrustError
+from p2p.errors import NetworkError, P2PError, PayloadError
 from p2p.founding import author_of_home, genesis_of
 from p2p.identity import Identity
+from p2p.issuing import make_revocation, make_ticket
 from p2p.joining import Membership, Merging, join
 from p2p.ledger import Ledger
 from p2p.member import Member
 from p2p.overview import overview
 from p2p.places import Places
-from p2p.records import Certificate, Invite, PeerRecord, Record, Revocation, sign_record
-from p2p.tickets import Endpoint, Ticket, new_invite, read, write
-from p2p.transport import LinkDown, LinkUp, Received, Transport
+from p2p.records import Certificate, PeerRecord, Revocation, sign_record
+from p2p.storage import Storage
+from p2p.tickets import read
+from p2p.transport import LinkDown, LinkStats, LinkUp, Received, Transport
 from p2p.wire import write_message
 
 TICK_S = 0.5
@@ -98,14 +101,15 @@ class Node:
             secret=identity.transport_secret, listen=settings.listen, admit=self._admits, tap=tap
         )
         self._control = ControlServer(places.control, self._answer)
-        self._banned = {bytes.fromhex(key.removeprefix(_BAN)) for key in ledger.keys(_BAN)}
+        self._banned = banned(ledger)
         self._queues: dict[int, _Queue] = {}
         self._dialled: dict[int, bytes] = {}
         self._stopping = asyncio.Event()
         self._woken = asyncio.Event()
         self._started = time.monotonic()
         self._joining: asyncio.Task[Membership] | None = None
-        self._join_outcome = ""
+        self._joining_issuer = b""
+        self._join_outcome: dict[str, Any] | None = None
         self.advertised: tuple[str, ...] = ()
         self.contacts: dict[bytes, str] = {}
 
@@ -167,9 +171,13 @@ class Node:
 
     def _admits(self, key: bytes) -> bool:
         roster = self.member.context.replica.roster
-        if any(roster.holds_transport(member, key) for member in self._banned):
+        if self._is_banned(key):
             return False
         return roster.admits(key) or roster.invite_of_transport(key) is not None or key in self._dialled.values()
+
+    def _is_banned(self, key: bytes) -> bool:
+        roster = self.member.context.replica.roster
+        return any(roster.holds_transport(member, key) for member in self._banned)
 
     def _happened(self, event: LinkUp | LinkDown | Received) -> None:
         now, clock_s = time.monotonic(), _unix()
@@ -193,6 +201,8 @@ class Node:
                 case Drop(link=link, reason=reason):
                     self._queues.pop(link, None)
                     self.transport.drop(link, reason)
+                case Dial(key=key) if self._is_banned(key):
+                    self.member.dialling.failed(key)
                 case Dial(address=address, key=key):
                     try:
                         self._dialled[self.transport.dial(address, key)] = key
@@ -217,17 +227,23 @@ class Node:
 
     def _take_increments(self) -> None:
         """Takes what trainers left. A file goes only when the ledger has it."""
-        for increment in increments.read_increments(self._places.outbox, self._genesis.parameters):
+        for path in increments.waiting(self._places.outbox):
+            try:
+                increment = increments.read_increment(path, self._genesis.parameters)
+                actions = self.member.learn(
+                    increment.id,
+                    increment.values,
+                    increment.wins,
+                    base=increment.base,
+                    now=time.monotonic(),
+                    clock_s=_unix(),
+                )
+            except PayloadError as error:
+                _log.warning("put aside: %s", error.message)
+                increments.refuse(path)
+                continue
             _log.info("took what was learned from %d wins", increment.wins)
-            actions = self.member.learn(
-                increment.id,
-                increment.values,
-                increment.wins,
-                base=increment.base,
-                now=time.monotonic(),
-                clock_s=_unix(),
-            )
-            increment.path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             self._perform(actions)
 
     def _tell_addresses(self) -> None:
@@ -265,9 +281,13 @@ class Node:
         return await handlers[command](arguments)
 
     async def _status(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        stats = {link.number: self.transport.stats(link.number) for link in self.member.context.links.values()}
         found = overview(
-            self.member.context, self.member.state.hash, self.member.outbox, now=time.monotonic(), stats=stats
+            self.member.context,
+            self.member.state.hash,
+            self.member.outbox,
+            now=time.monotonic(),
+            banned=self._banned,
+            stats=self._stats(),
         )
         return {
             **found,
@@ -283,9 +303,18 @@ class Node:
             ],
         }
 
+    def _stats(self) -> dict[int, LinkStats]:
+        found = {}
+        for link in self.member.context.links:
+            with suppress(KeyError):  # its end is the next thing to happen
+                found[link] = self.transport.stats(link)
+        return found
+
     def _troubles(self) -> list[str]:
         refused = increments.refused(self._places.outbox)
-        return [f"{len(refused)} files of learning could not be read: {refused[0].parent}"] if refused else []
+        if not refused:
+            return []
+        return [f"learning that does not fit this swarm, or is damaged, was put aside: {refused[0].parent}/*.refused"]
 
     async def _wake(self, arguments: dict[str, Any]) -> dict[str, Any]:
         self._woken.set()
@@ -312,14 +341,15 @@ class Node:
         if arguments.get("undo"):
             self._ledger.delete(_BAN + member.hex())
             self._banned.discard(member)
+            certificate = self.member.context.replica.roster.certificate_of(member)
+            if certificate is not None and isinstance(certificate.body, Certificate):
+                self.member.dialling.up(certificate.body.transport)  # dialled at once, however often that failed
         else:
             self._ledger.put(_BAN + member.hex(), b"1")
             self._banned.add(member)
-        self._ledger.commit()
-        for link in [*self.member.context.members()]:
-            if link.member == member and not arguments.get("undo"):
+            for link in [link for link in self.member.context.members() if link.member == member]:
                 self.transport.drop(link.number, "banned here")
-                self._perform(self.member.link_down(link.number, now=time.monotonic(), clock_s=_unix()))
+        self._ledger.commit()
         return {}
 
     async def _revoke(self, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -331,13 +361,13 @@ class Node:
         return {"from_round": record.body.from_round}
 
     async def _join(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Joins another swarm while this one, of which this node is the only member, runs on."""
+        """Joins another swarm while this one, which nobody else needs, runs on."""
         ticket = read(str(arguments["ticket"]))
         if self._joining is not None and not self._joining.done():
-            raise NetworkError("this node is about to join a swarm already", "see how it goes: spearctl status")
+            raise NetworkError("this node is about to join a swarm already", "wait until that has ended")
         self.member.admission.leaving_for = ticket.genesis
         self.contacts = {endpoint.transport: endpoint.address for endpoint in reversed(ticket.endpoints)}
-        self._join_outcome = ""
+        self._joining_issuer, self._join_outcome = ticket.issuer, None
         self._joining = asyncio.create_task(
             join(
                 ticket,
@@ -352,83 +382,36 @@ class Node:
 
     def _joined(self) -> Membership | None:
         """What came of joining another swarm."""
-        if self._joining is None or not self._joining.done():
+        if self._joining is None:
+            return None
+        moved_in = any(link.member == self._joining_issuer for link in self.member.context.members())
+        if not moved_in and not self._joining.done():
             return None
         task, self._joining = self._joining, None
-        try:
-            membership = task.result()
-        except Merging:
-            self._join_outcome = "stays"
-            _log.info("the other founder comes here instead")
-        except P2PError as error:
-            self._join_outcome = error.message
-            _log.warning("joining failed: %s", error.message)
+        self._join_outcome = {"stays": True}
+        if moved_in:  # whom this node asks is a member here meanwhile, so nobody lets it in there
+            task.cancel()
         else:
-            if not (self.member.admission.stays and self._genesis.hash < membership.genesis.hash):
-                return membership
-            self._join_outcome = "stays"
+            try:
+                membership = task.result()
+                if not self._stays(membership):
+                    return membership
+            except Merging:
+                pass
+            except P2PError as error:
+                self._join_outcome = {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
+        _log.info("joining another swarm ended: %s", self._join_outcome)
         self.member.admission.leaving_for = b""
         return None
 
-
-def make_ticket(
-    member: Member, identity: Identity, told: tuple[str, ...], *, life_s: int, now_s: int
-) -> tuple[str, Record]:
-    """A new ticket, and the invite to spread.
-
-    Raises:
-        NetworkError: There is no address to put into it.
-        TrustError: This node may not invite.
-    """
-    replica = member.context.replica
-    if not replica.roster.may_invite(identity.node_id):
-        raise TrustError(
-            "this device may not invite: only the founder does, and members whom the founder let in",
-            "ask one of them: spearctl invite",
-        )
-    if not told:
-        raise NetworkError("there is no address to put into the ticket", "name one: spearctl invite --addr HOST:PORT")
-    secret = os.urandom(32)
-    record, _ = new_invite(identity, replica.hash, life_s=life_s, now_s=now_s, secret=secret)
-    assert isinstance(record.body, Invite)
-    ticket = Ticket(
-        genesis=replica.hash,
-        name=replica.genesis.name,
-        issuer=identity.node_id,
-        endpoints=tuple(Endpoint(address, identity.transport_public) for address in told),
-        expires_s=record.body.expires_s,
-        seal=replica.sealed.id if replica.sealed.height else b"",
-        seal_height=replica.sealed.height,
-        secret=secret,
-    )
-    return write(ticket), record
+    def _stays(self, membership: Membership) -> bool:
+        """Whether this node stays although it was let in elsewhere: the other founder was let in here as well."""
+        return self.member.admission.stays and self._genesis.hash < membership.genesis.hash
 
 
-def make_revocation(member: Member, identity: Identity, who: bytes, reason: str) -> Record:
-    """Ends a membership from the next round on.
-
-    Raises:
-        TrustError: It is not this node's to end.
-    """
-    replica = member.context.replica
-    record = replica.roster.certificate_of(who)
-    if record is None:
-        raise TrustError(f"{who.hex()[:12]} is no member", "see who is: spearctl peers list")
-    assert isinstance(record.body, Certificate)
-    if who == replica.genesis.sealer:
-        raise TrustError("nobody can revoke the founder", None)
-    if identity.node_id not in (replica.genesis.sealer, record.body.issuer):
-        raise TrustError(
-            "only the founder and whoever let a member in can revoke it", "ask them: spearctl peers show NAME"
-        )
-    body = Revocation(
-        genesis=replica.hash,
-        member=who,
-        issuer=identity.node_id,
-        from_round=replica.head + 1,
-        reason=reason[:200],
-    )
-    return sign_record(identity.key, body)
+def banned(storage: Storage) -> set[bytes]:
+    """The members that a home holds no link to."""
+    return {bytes.fromhex(key.removeprefix(_BAN)) for key in storage.keys(_BAN)}
 
 
 def _unix() -> int:

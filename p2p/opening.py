@@ -33,6 +33,7 @@ def open_context(
     _load_membership(context, [record for record in records if not isinstance(record.body, Header)])
     _load_seals(context)
     _load_set(context, [record for record in records if isinstance(record.body, Header)])
+    _load_newest(context)
     return context
 
 
@@ -69,11 +70,20 @@ def _load_seals(context: Context) -> None:
 
 def _load_set(context: Context, records: list[Record]) -> None:
     """Takes headers by round, so that the head rises with them."""
-    for payload in context.storage.blobs():
-        context.replica.add_payload(payload)
-    for record in sorted(records, key=_round):
+    replica, storage = context.replica, context.storage
+    for record in sorted(records, key=lambda record: _header(record).round):
         with suppress(Missing):
-            context.replica.add_header(record)
+            replica.add_header(record)
+        header = _header(record)
+        if not header.is_null and storage.has_blob(header.payload):
+            # A blob is here only if it was checked for every header that was here then.
+            replica.add_payload(header)
+
+
+def _load_newest(context: Context) -> None:
+    for key in context.storage.keys("newest/"):
+        signed = decode(_value(context.storage, key), Signed, 2 * limits.MAX_RECORD_BYTES)
+        context.replica.remember(open_record(signed, context.replica.hash))
 
 
 def forget_refused(context: Context) -> None:
@@ -84,9 +94,9 @@ def forget_refused(context: Context) -> None:
             context.storage.remove_record(record.id)
 
 
-def _round(record: Record) -> int:
+def _header(record: Record) -> Header:
     assert isinstance(record.body, Header)
-    return record.body.round
+    return record.body
 
 
 def _value(storage: Storage, key: str) -> bytes:

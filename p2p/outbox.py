@@ -123,7 +123,6 @@ class Outbox:
             payload = hashlib.sha256(raw).digest()
             self._storage.write_blob(payload, raw)
             self._keep(rest)
-            self._let_go_of_carried()
         header = Header(
             genesis=self._hash,
             author=author.node,
@@ -143,36 +142,60 @@ class Outbox:
             self._storage.put(_UNSEALED + record.id.hex(), encode(Own(round, payload, wins)))
         return record
 
-    def adopt(self, record: Record) -> bool:
+    def adopt(self, record: Record, *, is_open: bool) -> bool:
         """Takes note of an own delta that this home does not know: it is a copy or an old backup.
 
         What was pending when this home was opened went into that delta, so it is not pending any more.
 
+        Args:
+            record: Its header.
+            is_open: Whether it lies above the last seal, so that its fate is not decided.
+
         Returns:
-            Whether it is newer than the last one known.
+            Whether it was new here.
         """
-        header = record.body
+        header, last = record.body, self.last
         assert isinstance(header, Header)
-        if header.round <= self.last.round:
-            return False
-        self._let_go_of(self._read(self._storage.get(_CARRIED)))
-        self._storage.put(_LAST, encode(Last(header.round, record.id)))
-        if not header.is_null:
-            self._storage.put(_UNSEALED + record.id.hex(), encode(Own(header.round, header.payload, header.wins)))
-        return True
+        key = _UNSEALED + record.id.hex()
+        is_newest = header.round > last.round
+        is_learning = is_open and not header.is_null and self._storage.get(key) is None
+        if is_newest:
+            self._storage.put(_LAST, encode(Last(header.round, record.id)))
+        if is_learning:
+            self._storage.put(key, encode(Own(header.round, header.payload, header.wins)))
+        # A null delta that does not follow the last one known has others before it, which may hold what was pending.
+        if is_learning or (is_open and is_newest and header.prev != last.id):
+            self._let_go_of_carried()
+        return is_newest or is_learning
 
     def saw(self, round: int, id: bytes) -> None:
         """Takes note of an own delta that a seal names."""
         if round > self.last.round:
-            self._let_go_of(self._read(self._storage.get(_CARRIED)))
             self._storage.put(_LAST, encode(Last(round, id)))
+            self._let_go_of_carried()
 
-    def opened(self) -> None:
-        """Remembers what was pending when the home was opened, for ``adopt``."""
-        self._let_go_of_carried()
-        name = self._storage.get(_PENDING)
+    def opened(self, *, is_suspect: bool) -> None:
+        """Remembers what is pending in a home that may be a copy or an old backup, for ``adopt``.
+
+        What it learns from now on is not part of that, however often it is opened again.
+        """
+        if not is_suspect:
+            self.cleared()
+        elif self._storage.get(_CARRIED) is None:
+            self._storage.put(_CARRIED, self._storage.get(_PENDING) or NONE)
+
+    def cleared(self) -> None:
+        """Takes note that there is nothing left to adopt."""
+        name = self._storage.get(_CARRIED)
         if name is not None:
-            self._storage.put(_CARRIED, name)
+            self._storage.delete(_CARRIED)
+            if name and name != self._storage.get(_PENDING):
+                self._storage.remove_blob(name)
+
+    def blobs(self) -> set[bytes]:
+        """Names of the blobs that it needs."""
+        names = {self._storage.get(_PENDING), self._storage.get(_CARRIED)}
+        return {name for name in names if name} | {own.payload for own in self.unsealed().values()}
 
     def unsealed(self) -> dict[bytes, Own]:
         """Own deltas that are not sealed, by id."""
@@ -188,29 +211,32 @@ class Outbox:
         self._storage.delete(_UNSEALED + id.hex())
 
     def give_back(self, id: bytes) -> bool:
-        """Makes an own delta pending again that a seal left out; False if its payload is gone."""
+        """Makes an own delta pending again that a seal left out; False if its payload never came here.
+
+        That is so only for one that an older copy of this home did not know.
+        """
         own = self.unsealed().get(id)
-        if own is None or not self._storage.has_blob(own.payload):
+        if own is None:
+            return True
+        self._storage.delete(_UNSEALED + id.hex())
+        if not self._storage.has_blob(own.payload):
             return False
         tensors = self._genesis.travelling(own.round)
         values = decode_payload(self._storage.read_blob(own.payload), tensors, self._genesis.norm_bound)
         self._keep(self.pending.give_back(self._genesis, own.round, values, own.wins))
-        self._storage.delete(_UNSEALED + id.hex())
         return True
 
-    def _let_go_of(self, carried: Pending | None) -> None:
-        """Takes out of pending what was pending when the home was opened."""
-        if carried is not None:
-            wins = max(0, self.pending.wins - carried.wins)
-            self._keep(Pending(self.pending.values - carried.values, wins))
-            self._let_go_of_carried()
-
     def _let_go_of_carried(self) -> None:
+        """Takes out of pending, once, what was pending when the home was opened."""
         name = self._storage.get(_CARRIED)
-        if name is not None:
-            self._storage.delete(_CARRIED)
-            if name != self._storage.get(_PENDING):
-                self._storage.remove_blob(name)
+        if not name:
+            return
+        carried = self._read(name)
+        assert carried is not None
+        self._storage.put(_CARRIED, NONE)
+        self._keep(Pending(self.pending.values - carried.values, max(0, self.pending.wins - carried.wins)))
+        if name != self._storage.get(_PENDING):
+            self._storage.remove_blob(name)
 
     def _load(self) -> Pending:
         return self._read(self._storage.get(_PENDING)) or Pending.empty(self._genesis)

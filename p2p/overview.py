@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from p2p.context import Context
@@ -18,6 +18,7 @@ def overview(
     outbox: Outbox,
     *,
     now: float,
+    banned: Collection[bytes] = (),
     stats: Mapping[int, LinkStats] | None = None,
 ) -> dict[str, Any]:
     """The swarm and its members, as this node sees them.
@@ -27,10 +28,12 @@ def overview(
         state_hash: Of its state.
         outbox: What it has pending.
         now: Time, as the links count it.
+        banned: Members that this node holds no link to.
         stats: Bytes by link.
     """
     replica = context.replica
-    peers = [_peer(context, member, now, stats or {}) for member in _everybody(context) if member != context.me]
+    others = [member for member in _everybody(context) if member != context.me]
+    peers = [_peer(context, member, now, member in banned, stats or {}) for member in others]
     return {
         "id": context.me.hex(),
         "swarm": {
@@ -64,7 +67,9 @@ def _everybody(context: Context) -> list[bytes]:
     return sorted(named, key=lambda member: (named[member].casefold(), member))
 
 
-def _peer(context: Context, member: bytes, now: float, stats: Mapping[int, LinkStats]) -> dict[str, Any]:
+def _peer(
+    context: Context, member: bytes, now: float, is_banned: bool, stats: Mapping[int, LinkStats]
+) -> dict[str, Any]:
     roster = context.replica.roster
     record, where = roster.certificate_of(member), roster.peer(member)
     link = next((link for link in context.members() if link.member == member), None)
@@ -73,7 +78,7 @@ def _peer(context: Context, member: bytes, now: float, stats: Mapping[int, LinkS
     return {
         "id": member.hex(),
         "name": body.name if isinstance(body, Certificate) else "",
-        "state": _standing(context, member, link),
+        "state": _standing(context, member, link, is_banned),
         "let_in_by": body.issuer.hex() if isinstance(body, Certificate) else None,
         "founder": member == context.genesis.sealer,
         "addresses": list(where.addresses) if where else [],
@@ -86,10 +91,12 @@ def _peer(context: Context, member: bytes, now: float, stats: Mapping[int, LinkS
     }
 
 
-def _standing(context: Context, member: bytes, link: Link | None) -> str:
+def _standing(context: Context, member: bytes, link: Link | None, is_banned: bool) -> str:
     roster = context.replica.roster
     if member in roster.equivocators:
         return "equivocator"
     if not roster.is_member(member):
         return "revoked"
+    if is_banned:
+        return "banned"
     return "linked" if link else "away"

@@ -28,6 +28,11 @@ class Places:
         """A ledger that is about to take its place."""
         return self.home / "swarm.next"
 
+    @property
+    def ledger(self) -> Path:
+        """The folder to read the ledger from: where a move was interrupted, the one that is about to take its place."""
+        return self.next_swarm if self.next_swarm.is_dir() else self.swarm
+
     def left_swarm(self, genesis: bytes) -> Path:
         """Where the ledger of a swarm goes that this home left."""
         return self.home / f"swarm.left-{genesis.hex()[:16]}"

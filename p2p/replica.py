@@ -24,6 +24,9 @@ from p2p.errors import TrustError, WireError
 from p2p.records import NONE, Genesis, Header, Record, Revocation, Seal, SealContents, SealedDelta
 from p2p.roster import Missing, Roster
 
+_WHOLE = -1
+"""Stands for all rounds among their digests."""
+
 Composition = tuple[tuple[bytes, int], ...]
 """Of a round: ids of its deltas that weigh something, sorted, with their weights. Decides what the round adds."""
 
@@ -60,6 +63,7 @@ class Change:
         entered: Ids of deltas that are in the set from now on.
         accused: Pairs of headers that prove an equivocation, new here.
         forgotten: Ids of headers that are not needed any more.
+        freed: Payloads that no header names any more.
         missing: Ids of records to ask for.
     """
 
@@ -67,6 +71,7 @@ class Change:
     entered: list[bytes] = field(default_factory=list)
     accused: list[tuple[Record, Record]] = field(default_factory=list)
     forgotten: list[bytes] = field(default_factory=list)
+    freed: list[bytes] = field(default_factory=list)
     missing: set[bytes] = field(default_factory=set)
 
 
@@ -89,12 +94,16 @@ class Replica:
         self._headers: dict[bytes, Record] = {}
         self._set: set[bytes] = set()
         self._rounds: dict[int, set[bytes]] = {}
-        self._payloads: set[bytes] = set()
+        self._payloads: dict[bytes, set[tuple[int, int]]] = {}
+        self._newest: dict[bytes, Record] = {}
+        self._naming: dict[bytes, set[bytes]] = {}
         self._bodies: dict[tuple[bytes, int], list[bytes]] = {}
         self._successors: dict[tuple[bytes, bytes], list[bytes]] = {}
         self._children: dict[bytes, set[bytes]] = {}
         self._pending: dict[bytes, int] = {}
         self._digests: dict[int, bytes] = {}
+        self._compositions: dict[int, Composition] = {}
+        self._seen_roster = 0
         self._proofs: dict[bytes, tuple[Record, Record]] = {}
         self._version = 0
 
@@ -193,15 +202,29 @@ class Replica:
         """Whether a payload is here and was checked."""
         return payload in self._payloads
 
+    def _has_payload_of(self, header: Header) -> bool:
+        return header.is_null or self._use(header) in self._payloads.get(header.payload, ())
+
+    def _use(self, header: Header) -> tuple[int, int]:
+        """What a header says of its payload, besides its hash: two may say different things of one payload."""
+        return header.payload_bytes, header.round % 2 if self.genesis.share == "alternate" else 0
+
     def proof(self, id: bytes) -> tuple[Record, Record] | None:
         """The headers behind an accusation."""
         member = self.roster.equivocator(id)
         return self._proofs.get(member) if member else None
 
     def newest(self, author: bytes) -> Record | None:
-        """The header of an author with the highest round that is held."""
-        found = [record for record in self._headers.values() if _header(record).author == author]
-        return max(found, key=lambda record: (_header(record).round, record.id), default=None)
+        """The header of an author with the highest round that ever came, whether it is held or not."""
+        return self._newest.get(author)
+
+    def remember(self, record: Record) -> bool:
+        """Takes note of what an author signed last, in case it comes back from a backup; whether that is new."""
+        header, known = _header(record), self._newest.get(_header(record).author)
+        if known is not None and _header(known).round >= header.round:
+            return False
+        self._newest[header.author] = record
+        return True
 
     def unsealed(self) -> Iterator[Record]:
         """All headers that are held, by round."""
@@ -210,8 +233,12 @@ class Replica:
     def wanted_payloads(self) -> list[Header]:
         """Headers whose payload is not here yet, lowest round first."""
         waiting = [_header(self._headers[id]) for id in self._pending]
-        wanted = [header for header in waiting if not header.is_null and header.payload not in self._payloads]
+        wanted = [header for header in waiting if not self._has_payload_of(header)]
         return sorted(wanted, key=lambda header: (header.round, header.payload))
+
+    def pending_of(self, author: bytes) -> tuple[bytes, ...]:
+        """Ids of the headers of an author that wait for their payload or their parents."""
+        return tuple(id for id in self._pending if self.header(id).author == author)
 
     def listing(self, round: int) -> tuple[bytes, ...]:
         """What two nodes compare of a round: ids in the set, without those of equivocators.
@@ -220,29 +247,55 @@ class Replica:
         """
         if round == 0:
             return self.roster.ids()
-        accused = self.roster.equivocators | self.sealed.equivocators
+        accused = self.roster.equivocators  # those that the last seal names among them
         return tuple(id for id in self.in_round(round) if self.header(id).author not in accused)
 
-    def wanted_parents(self) -> set[bytes]:
-        """Ids of parents that nobody has sent yet."""
-        return {id for id in self._children if id not in self._headers}
+    def listed_rounds(self) -> tuple[int, ...]:
+        """The rounds above the last seal whose listing is not empty, ascending."""
+        return tuple(round for round in self.rounds() if self.listing(round))
+
+    def wanted_parents(self) -> list[bytes]:
+        """Ids of parents that nobody has sent yet, sorted."""
+        return sorted(id for id in self._children if id not in self._headers)
 
     def composition(self, round: int) -> Composition:
         """What decides the sum of an unsealed round."""
-        weights = ((id, self._weight(self.header(id))) for id in self.in_round(round))
-        return tuple((id, weight) for id, weight in weights if weight)
+        self._look_at_roster()
+        if round not in self._compositions:
+            weights = ((id, self._weight(self.header(id))) for id in self.in_round(round))
+            self._compositions[round] = tuple((id, weight) for id, weight in weights if weight)
+        return self._compositions[round]
 
     def round_digest(self, round: int) -> bytes:
         """Digest of the listing of a round; round 0 is membership."""
-        if round == 0:
-            return digest("ids", b"".join(self.listing(0)))
+        self._look_at_roster()
         if round not in self._digests:
             self._digests[round] = digest("ids", b"".join(self.listing(round)))
         return self._digests[round]
 
     def set_digest(self) -> bytes:
-        """Digest of everything in the set above the last seal."""
-        return digest("rounds", b"".join(round.to_bytes(8) + self.round_digest(round) for round in self.rounds()))
+        """Digest of all listings above the last seal."""
+        self._look_at_roster()
+        if _WHOLE not in self._digests:
+            rounds = b"".join(round.to_bytes(8) + self.round_digest(round) for round in self.listed_rounds())
+            self._digests[_WHOLE] = digest("rounds", rounds)
+        return self._digests[_WHOLE]
+
+    def _look_at_roster(self) -> None:
+        """Forgets what was worked out under another roster."""
+        if self._seen_roster != self.roster.version:
+            self._seen_roster = self.roster.version
+            self._forget_worked_out()
+
+    def _forget_worked_out(self, round: int | None = None) -> None:
+        """Forgets digests and weights, of one round or of all."""
+        if round is None:
+            self._digests.clear()
+            self._compositions.clear()
+        else:
+            self._digests.pop(round, None)
+            self._digests.pop(_WHOLE, None)
+            self._compositions.pop(round, None)
 
     def _weight(self, header: Header) -> int:
         if header.author in self.sealed.equivocators:
@@ -275,21 +328,26 @@ class Replica:
         self._settle([record.id], change)
         return change
 
-    def add_payload(self, payload: bytes) -> Change:
-        """Takes note that a payload is here and was checked."""
+    def add_payload(self, checked: Header) -> Change:
+        """Takes note that the payload of a header is here, and is what the header says."""
         change = Change()
-        if payload not in self._payloads:
-            self._payloads.add(payload)
-            self._settle([id for id in self._pending if self.header(id).payload == payload], change)
+        if not self._has_payload_of(checked):
+            self._payloads.setdefault(checked.payload, set()).add(self._use(checked))
+            self._settle(self._waiting_like(checked), change)
         return change
 
-    def drop_payload(self, payload: bytes) -> Change:
-        """Takes note that a payload does not hold: its headers never enter the set, and are forgotten."""
+    def drop_payload(self, checked: Header) -> Change:
+        """Takes note that a payload is not what a header says: that never enters the set, and is forgotten."""
         change = Change()
-        for id in [id for id in self._pending if self.header(id).payload == payload]:
-            self._forget(id)
-            change.forgotten.append(id)
+        for id in self._waiting_like(checked):
+            self._forget(id, change)
         return change
+
+    def _waiting_like(self, checked: Header) -> list[bytes]:
+        """Ids of pending headers that say the same of the same payload."""
+        said = checked.payload, self._use(checked)
+        waiting = ((id, self.header(id)) for id in self._pending)
+        return [id for id, header in waiting if (header.payload, self._use(header)) == said]
 
     def add_proof(self, first: Record, second: Record) -> Change:
         """Takes a proof of equivocation from elsewhere; both signatures hold.
@@ -316,7 +374,6 @@ class Replica:
     def _accuse_pair(self, first: Record, second: Record, change: Change) -> None:
         author = _header(first).author
         if self.roster.add_equivocator(author):
-            self._digests.clear()
             pair = (first, second) if first.id < second.id else (second, first)
             self._proofs[author] = pair
             change.accused.append(pair)
@@ -327,14 +384,15 @@ class Replica:
             return True
         if len(self._bodies.get(_slot(header), ())) >= limits.KEPT_BODIES:
             return False
-        waiting = sum(self.header(other).author == header.author for other in self._pending)
-        return waiting < limits.MAX_PENDING_HEADERS_PER_AUTHOR
+        return len(self.pending_of(header.author)) < limits.MAX_PENDING_HEADERS_PER_AUTHOR
 
     def _keep(self, record: Record, header: Header) -> None:
         self._headers[record.id] = record
         self._bodies.setdefault(_slot(header), []).append(record.id)
         self._successors.setdefault((header.author, header.prev), []).append(record.id)
         self._pending[record.id] = header.round
+        if not header.is_null:
+            self._naming.setdefault(header.payload, set()).add(record.id)
         for parent in set(self._needed_parents(header)) - self._set:
             self._children.setdefault(parent, set()).add(record.id)
 
@@ -352,14 +410,13 @@ class Replica:
             parents = self._needed_parents(header)
             known = [parent for parent in parents if parent in self._headers]
             if not self._fits(header, known):
-                self._forget(id)
-                change.forgotten.append(id)
+                self._forget(id, change)
                 continue
             change.missing.update(parent for parent in parents if parent not in self._headers)
-            if all(parent in self._set for parent in parents) and (header.is_null or header.payload in self._payloads):
+            if all(parent in self._set for parent in parents) and self._has_payload_of(header):
                 self._enter(id, header)
                 change.entered.append(id)
-                waiting += self._children.pop(id, ())
+                waiting += sorted(self._children.pop(id, ()))
         # A parent that turned out wrong for its child is a reason to look at the child, not at the parent.
         for record in [*change.kept]:
             self._drop_misfits(record.id, change)
@@ -368,8 +425,7 @@ class Replica:
         """Forgets children that cite a parent which they may not cite."""
         for child in [*self._children.get(parent, ())]:
             if child in self._pending and parent in self._headers and not self._fits(self.header(child), [parent]):
-                self._forget(child)
-                change.forgotten.append(child)
+                self._forget(child, change)
 
     def _fits(self, header: Header, parents: Iterable[bytes]) -> bool:
         cited = [self.header(parent) for parent in parents]
@@ -385,10 +441,11 @@ class Replica:
         del self._pending[id]
         self._set.add(id)
         self._rounds.setdefault(header.round, set()).add(id)
-        self._digests.pop(header.round, None)
+        self._forget_worked_out(header.round)
 
-    def _forget(self, id: bytes) -> None:
+    def _forget(self, id: bytes, change: Change) -> None:
         self._version += 1
+        change.forgotten.append(id)
         header = self.header(id)
         for index, key in ((self._bodies, _slot(header)), (self._successors, (header.author, header.prev))):
             index[key].remove(id)  # type: ignore[index]  # each with its own key
@@ -403,9 +460,15 @@ class Replica:
             self._rounds[header.round].discard(id)
             if not self._rounds[header.round]:
                 del self._rounds[header.round]
-            self._digests.pop(header.round, None)
+            self._forget_worked_out(header.round)
         self._pending.pop(id, None)
         del self._headers[id]
+        if not header.is_null:
+            self._naming[header.payload].discard(id)
+            if not self._naming[header.payload]:
+                del self._naming[header.payload]
+                self._payloads.pop(header.payload, None)
+                change.freed.append(header.payload)
 
     # Seals.
 
@@ -440,15 +503,10 @@ class Replica:
         """The last accepted seal."""
         return self._seals.get(self.sealed.height)
 
-    def next_seal(self) -> Record | None:
-        """The offered seal that follows the last accepted one."""
-        record = self._offered.get(self.sealed.height + 1)
-        if record is None:
-            return None
-        seal = _seal(record)
-        if seal.previous != self.sealed.id or seal.round <= self.sealed.round:
-            return None
-        return record
+    def last_known_seal(self) -> Record | None:
+        """The highest seal that ever came, whether it is accepted or not."""
+        height = max((*self._seals, *self._offered), default=0)
+        return self._offered.get(height) or self._seals.get(height)
 
     def offered_chain(self) -> tuple[Record, ...]:
         """Offered seals that follow the last accepted one without a gap, oldest first."""
@@ -467,8 +525,7 @@ class Replica:
         records = {id for id in (*contents.certificates, *contents.revocations) if self.roster.get(id) is None}
         records |= {delta.id for delta in contents.deltas if delta.id not in self._headers}
         held = [self.header(delta.id) for delta in contents.deltas if delta.id in self._headers]
-        payloads = {header.payload for header in held if not header.is_null}
-        return records, payloads - self._payloads
+        return records, {header.payload for header in held if not self._has_payload_of(header)}
 
     def expect(self, contents: SealContents) -> None:
         """Makes room for deltas that a seal counts, whatever this node thought of them."""
@@ -544,10 +601,9 @@ class Replica:
             self._seals.setdefault(height, passed)
         for member in contents.equivocators:
             self.roster.add_equivocator(member)
-        self._digests.clear()
+        self._forget_worked_out()
         for id in [id for id, known in self._headers.items() if _header(known).round <= seal.round]:
-            self._forget(id)
-            change.forgotten.append(id)
+            self._forget(id, change)
         for delta in contents.deltas:
             if not self._children.get(delta.id):
                 self._children.pop(delta.id, None)
@@ -555,7 +611,6 @@ class Replica:
         for id in freed:
             self._free_of_parents(id)
         self._settle(freed, change)
-        self._payloads &= {_header(known).payload for known in self._headers.values()}
         return change
 
     def _free_of_parents(self, id: bytes) -> None:

@@ -7,20 +7,29 @@ give the deltas any more, takes the sealed state itself; it trusts the sealer fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 
 from p2p import limits
+from p2p.codec import decode_state, most_state_bytes
 from p2p.context import Context
-from p2p.downloads import Downloads
-from p2p.encoding import decode, encode
-from p2p.errors import WireError
+from p2p.encoding import decode, digest, encode
+from p2p.errors import PayloadError, WireError
 from p2p.grid import state_hash
 from p2p.outbox import Outbox
-from p2p.records import NONE, Header, Record, Seal, SealContents, author_of, sign_record
+from p2p.records import NONE, Header, Record, Seal, SealContents, sign_record
 from p2p.state import State
 
 FAR_BEHIND = 3
 """So many seals ahead, and the state is fetched instead of folded."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Aim:
+    height: int
+    since: float
+    bytes: int = 0
 
 
 class Sealing:
@@ -30,8 +39,12 @@ class Sealing:
         context: Shared with the other parts.
         state: The state they are checked against.
         outbox: Told what became of own deltas.
-        downloads: Fetches what they name.
         ask: Asks everybody for records by id.
+
+    Attributes:
+        recent: Headers that the last seal counts, by id, for members who still check it.
+        mismatch: How a seal contradicts what it names, in words; None if none does.
+        lost: Own deltas that a seal left out and whose payloads are not here.
     """
 
     def __init__(
@@ -39,19 +52,20 @@ class Sealing:
         context: Context,
         state: State,
         outbox: Outbox,
-        downloads: Downloads,
         *,
-        ask: Callable[[Iterable[bytes]], None],
+        ask: Callable[[Collection[bytes]], None],
     ) -> None:
         self._context = context
         self._state = state
         self._outbox = outbox
-        self._downloads = downloads
         self._ask = ask
         self._ripe: dict[int, float] = {}
         self._waiting: tuple[bytes, float] | None = None
+        self._aim: _Aim | None = None
+        self._read: dict[bytes, SealContents] = {}
         self.recent: dict[bytes, Record] = {}
         self.mismatch: str | None = None
+        self.lost = 0
 
     @property
     def is_halted(self) -> bool:
@@ -60,23 +74,38 @@ class Sealing:
 
     def wanted(self) -> dict[bytes, tuple[int, bool]]:
         """Blobs to fetch: most bytes, and whether that is exact."""
-        if self.is_halted:
-            return {}
-        chain = [_seal(record) for record in self._context.replica.offered_chain()]
-        if not chain:
-            return {}
-        if not self._is_far(chain):
-            chain = chain[:1]
-        wanted = {seal.contents: (seal.contents_bytes, True) for seal in chain if self._contents(seal) is None}
-        if self._is_far(chain) and not self._context.storage.has_blob(chain[-1].state):
-            wanted[chain[-1].state] = (self._context.genesis.parameters * 5 + limits.MIB, False)
-        if not wanted and not self._is_far(chain):
-            contents = self._contents(chain[0])
+        chain, is_far = self._next()
+        seals = [_seal(record) for record in chain]
+        wanted = {seal.contents: (seal.contents_bytes, True) for seal in seals if self._contents(seal) is None}
+        if is_far and not self._context.storage.has_blob(seals[-1].state):
+            wanted[seals[-1].state] = (most_state_bytes(self._context.genesis), False)
+        if chain and not wanted and not is_far:
+            contents = self._contents(seals[0])
             assert contents is not None
             _, payloads = self._context.replica.missing_for(contents)
             sizes = {header.payload: header.payload_bytes for header in self._context.replica.wanted_payloads()}
-            wanted = {payload: (sizes[payload], True) for payload in payloads if payload in sizes}
+            wanted = {payload: (sizes[payload], True) for payload in sorted(payloads) if payload in sizes}
         return wanted
+
+    def holds(self, name: bytes, raw: bytes) -> bool:
+        """Whether a blob is what an offered seal names so."""
+        genesis = self._context.genesis
+        for seal in map(_seal, self._context.replica.offered_chain()):
+            if seal.contents == name:
+                return digest("seal contents", raw) == name
+            if seal.state == name:
+                with suppress(PayloadError):
+                    return state_hash(decode_state(raw, genesis), genesis) == name
+        return False
+
+    def blobs(self) -> set[bytes]:
+        """Names of the blobs that seals are made of, here and on their way, and of payloads that were sealed last."""
+        replica = self._context.replica
+        accepted = [replica.seal(height) for height in range(1, replica.sealed.height + 1)]
+        contents = {_seal(record).contents for record in accepted if record is not None}
+        offered = {seal.contents for seal in map(_seal, replica.offered_chain())}
+        states = {seal.state for seal in map(_seal, replica.offered_chain())}
+        return contents | offered | states | payloads_of(self.recent.values()) | ({replica.sealed.state} - {NONE})
 
     def may_give(self, blob: bytes) -> bool:
         """Whether a blob is a seal's contents, the last sealed state, or a payload that was sealed last."""
@@ -87,21 +116,26 @@ class Sealing:
             return True
         return self._context.replica.is_contents(blob)
 
-    def newest(self, author: bytes) -> Record | None:
-        """The newest header of an author among those that were sealed last."""
-        found = [record for record in self.recent.values() if author_of(record.body) == author]
-        return max(found, key=round_of, default=None)
-
     def step(self, *, may_sign: bool) -> bool:
         """Goes on with the next seal, as far as what it needs is here; whether one was accepted or signed."""
         if self.is_halted:
             return False
-        chain = [*self._context.replica.offered_chain()]
+        chain, is_far = self._next()
         if chain:
-            return self._catch_up(chain) if self._is_far([_seal(record) for record in chain]) else self._check(chain[0])
+            return self._catch_up(chain) if is_far else self._check(chain[0])
         return may_sign and self._propose()
 
-    def _is_far(self, chain: list[Seal]) -> bool:
+    def _next(self) -> tuple[list[Record], bool]:
+        """The seals to take next, and whether to take them without folding."""
+        if self.is_halted:
+            return [], False
+        chain = [*self._context.replica.offered_chain()]
+        reached = self._reached(chain)
+        if reached and self._is_far(reached):
+            return reached, True
+        return chain[:1], False
+
+    def _is_far(self, chain: list[Record]) -> bool:
         if len(chain) >= FAR_BEHIND:
             return True
         replica = self._context.replica
@@ -109,11 +143,37 @@ class Sealing:
             return True
         return self._waiting is not None and self._context.now - self._waiting[1] > limits.LINK_DEAD_S
 
+    def _reached(self, chain: list[Record]) -> list[Record]:
+        """The part of a chain that some member has accepted, as it says, so that it can give what belongs to it.
+
+        A member that says so and gives nothing is not believed for ever.
+        """
+        context, height = self._context, self._context.replica.sealed.height
+        said = {link.beat.height for link in context.members() if link.beat is not None}
+        heights = sorted(found for found in said if height < found <= height + len(chain))
+        if not heights:
+            self._aim = None
+            return []
+        aim = self._aim
+        if aim is None or aim.height not in heights:
+            aim = _Aim(heights[-1], context.now)
+        state = _seal(chain[aim.height - height - 1]).state
+        if context.storage.partial_bytes(state) != aim.bytes:
+            aim = _Aim(aim.height, context.now, context.storage.partial_bytes(state))
+        elif context.now - aim.since > limits.LINK_DEAD_S:
+            aim = _Aim(context.rng.choice(heights), context.now)
+        self._aim = aim
+        return chain[: aim.height - height]
+
     def _contents(self, seal: Seal) -> SealContents | None:
+        if seal.contents in self._read:
+            return self._read[seal.contents]
         storage = self._context.storage
         if not storage.has_blob(seal.contents):
             return None
-        return decode(storage.read_blob(seal.contents), SealContents, limits.MAX_SEAL_CONTENTS_BYTES)
+        contents = decode(storage.read_blob(seal.contents), SealContents, limits.MAX_SEAL_CONTENTS_BYTES)
+        self._read[seal.contents] = contents
+        return contents
 
     def _check(self, record: Record) -> bool:
         seal, replica = _seal(record), self._context.replica
@@ -125,7 +185,7 @@ class Sealing:
         replica.expect(contents)
         records, payloads = replica.missing_for(contents)
         if records:
-            self._ask(records)
+            self._ask(sorted(records))
         if records or payloads:
             return False
         try:
@@ -160,7 +220,7 @@ class Sealing:
 
     def _accept(self, sealed: list[tuple[Record, SealContents]]) -> None:
         """Makes seals the last ones, and settles what they decide about own deltas."""
-        context, before = self._context, self._context.replica.sealed
+        context = self._context
         counted = {delta.id for _, contents in sealed for delta in contents.deltas}
         last, contents = sealed[-1]
         for delta in (delta for _, contents in sealed for delta in contents.deltas):
@@ -174,23 +234,26 @@ class Sealing:
                 else:
                     left_out.append(id)
         for id in left_out:
-            self._outbox.give_back(id)
+            self.lost += not self._outbox.give_back(id)
+        passed = payloads_of(self.recent.values()) | {_seal(record).state for record, _ in sealed}
         headers = {record.id: record for record in context.replica.unsealed()}
-        sealed_before = self.recent
         self.recent = {id: record for id, record in headers.items() if id in counted}
         change = context.replica.accept_seal(last, contents)
         for record, _ in sealed:
             context.storage.put(f"seal/{_seal(record).height:012}", encode(record.signed))
         for id in change.forgotten:
             context.storage.remove_record(id)
-        kept = payloads_of(self.recent.values()) | payloads_of(context.replica.unsealed())
-        gone = payloads_of(record for id, record in headers.items() if id in change.forgotten)
-        for payload in (payloads_of(sealed_before.values()) | gone) - kept:
-            context.storage.remove_blob(payload)
-        if before.height:
-            context.storage.remove_blob(before.state)
-        self._waiting = None
+        self._sweep(passed.union(change.freed))
+        self._waiting = self._aim = None
+        self._read.clear()
         self._ripe.clear()
+
+    def _sweep(self, gone: Collection[bytes]) -> None:
+        """Removes blobs that the last seal made superfluous, and pieces of those that are named."""
+        storage = self._context.storage
+        kept = self.blobs() | self._outbox.blobs() | payloads_of(self._context.replica.unsealed())
+        for name in sorted({*storage.blobs(), *gone} - kept):
+            storage.remove_blob(name)
 
     def _propose(self) -> bool:
         """Signs a seal of all rounds that have been ripe for a while."""
@@ -230,11 +293,6 @@ class Sealing:
 def payloads_of(records: Iterable[Record]) -> set[bytes]:
     """The payloads that headers name."""
     return {_header(record).payload for record in records} - {NONE}
-
-
-def round_of(record: Record) -> int:
-    """The round of a delta."""
-    return _header(record).round
 
 
 def _header(record: Record) -> Header:

@@ -7,6 +7,7 @@ sum is taken out and the new one put in; all other rounds stay as they are.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -85,14 +86,14 @@ class State:
         self.vector, self.hash, self._folded, self._seen = sealed, name, {}, -1
         self.refresh()
 
+    def load(self, id: bytes) -> npt.NDArray[np.int16]:
+        """The values of a delta in the set, flat over the tensors that travel in its round."""
+        header = self._replica.header(id)
+        tensors = self._genesis.travelling(header.round)
+        return decode_payload(self._storage.read_blob(header.payload), tensors, self._genesis.norm_bound)
+
     def _sum(self, round: int, composition: Composition) -> Vector:
-        tensors, bound = self._genesis.travelling(round), self._genesis.norm_bound
         parts = []
         for id, weight in composition:
-            header = self._replica.header(id)
-
-            def load(payload: bytes = header.payload) -> npt.NDArray[np.int16]:
-                return decode_payload(self._storage.read_blob(payload), tensors, bound)
-
-            parts.append(fold.Part(id, header.author, weight, load))
+            parts.append(fold.Part(id, self._replica.header(id).author, weight, partial(self.load, id)))
         return fold.fold_round(self._genesis, round, parts)

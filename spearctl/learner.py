@@ -15,7 +15,6 @@ from spearctl.run import Run
 
 if TYPE_CHECKING:
     from profiles import Profile
-    from training.adapters import AdapterShape
     from training.history import History
     from training.models import LanguageModel
     from training.store import AdapterStore
@@ -77,12 +76,12 @@ def learner(
             history.version(name)
         run.detail(f"loading {config.model} ({profile.dtype}, {profile.threads} threads) with adapter {name}")
         lm = model or load_model(run, config, profile)
-        store = open_store(run, config, history, lm.adapter_shape)
+        store = sharing.open_store(run, config, history, lm.adapter_shape)
         from training.lora import set_adapter
 
         if hand_over is not None:
             hand_over(store, history)
-        found = sharing.shared(run, config, lm.adapter_shape) if adapter is None else None
+        found = sharing.shared(run, config) if adapter is None else None
         if found is not None and hand_over is not None:
             sharing.take_over(store, history, found)
             name = history.current
@@ -112,20 +111,6 @@ def load_model(run: Run, config: Config, profile: Profile) -> LanguageModel:
     size = config.adapter
     settings = LoraSettings(size.rank, size.alpha, size.dropout)
     return load(source, profile, settings, prompt_format=config.prompt_format, system_prompt=config.system_prompt)
-
-
-def open_store(run: Run, config: Config, history: History, shape: AdapterShape) -> AdapterStore:
-    """The home's adapter versions."""
-    from training.store import AdapterStore
-
-    return AdapterStore(
-        run.home.adapters_path,
-        history,
-        base_model=config.model,
-        fingerprint=config.model_fingerprint,
-        shape=shape,
-        dropout=config.adapter.dropout,
-    )
 
 
 class Phases:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spearctl import serving, swarm
 from spearctl.commands.init import make_home
-from spearctl.commands.invite import found, ticket
+from spearctl.commands.invite import addresses_for, found, ticket
 from spearctl.commands.join import enter
 from spearctl.config import Config, Preferences
 from spearctl.run import Run
@@ -40,7 +40,7 @@ class Device:
 
     def status(self) -> dict[str, Any]:
         """What its node says."""
-        return swarm.ask(self.run, "status", timeout_s=30.0)
+        return swarm.ask(self.run, "status", patience_s=30.0)
 
 
 @contextmanager
@@ -110,18 +110,14 @@ def _enter(made: Sequence[Device]) -> None:
     if device is first:
         found(first.run, first.config, swarm.identity(first.run), "demo")
         return
-    _, text = ticket(first.run, first.config, swarm.identity(first.run), [], TICKET_S)
     from p2p.tickets import read
 
-    enter(device.run, device.config, read(text), swarm.identity(device.run), leaving=b"", timeout_s=30.0)
+    text = ticket(first.run, swarm.identity(first.run), addresses_for(first.run, first.config, []), TICKET_S)
+    enter(device.run, device.config, read(text), swarm.identity(device.run), timeout_s=30.0)
 
 
 def _stop(device: Device) -> None:
     from p2p.errors import P2PError
 
-    try:
-        swarm.ask(device.run, "stop")
-        while swarm.is_running(device.run):
-            time.sleep(POLL_S)
-    except P2PError:
-        return
+    with suppress(P2PError):  # it never came up, or is gone
+        serving.stop(device.run)

@@ -10,18 +10,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spearctl import swarm
 from spearctl.config import Config
+from spearctl.errors import HOME, IDENTITY
+from spearctl.output import Result, emit
 from spearctl.run import Run
+from spearctl.signals import STOPPING
 
 if TYPE_CHECKING:
+    from p2p.errors import P2PError
+    from p2p.identity import Identity
     from p2p.node import Node, Settings
 
-START_S = 30.0
+START_S = 60.0
 POLL_S = 0.1
-LOG_LINES = 12
+STOP_S = 20.0
+STOP_POLL_S = 0.02
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
@@ -39,8 +47,13 @@ def settings(config: Config, *, listen: str | None, advertise: list[str] | None,
     return Settings(where, told, config.name)
 
 
-def serve(run: Run, config: Config, reached: Settings, ready: Callable[[Node], None]) -> None:
+def serve(run: Run, reached: Settings, ready: Callable[[Node], None]) -> None:
     """Runs this home's node until it is stopped.
+
+    Args:
+        run: Whose home.
+        reached: How it is reached.
+        ready: Called once it can be reached; again after it has moved to another swarm.
 
     Raises:
         NoSwarmError: This home belongs to no swarm.
@@ -50,25 +63,26 @@ def serve(run: Run, config: Config, reached: Settings, ready: Callable[[Node], N
     """
     if not swarm.places(run).is_member:
         raise swarm.no_swarm(run)
-    level = logging.DEBUG if run.options.verbose else logging.INFO if run.options.quiet else logging.WARNING
-    logging.basicConfig(level=level, format=LOG_FORMAT, stream=sys.stderr)
-    who = swarm.identity(run)
-    asyncio.run(_serve(run, config, reached, who, ready))
+    options = run.options
+    level = logging.ERROR if options.quiet else logging.INFO if options.verbose else logging.WARNING
+    logging.basicConfig(level=logging.DEBUG if options.debug else level, format=LOG_FORMAT, stream=sys.stderr)
+    asyncio.run(_serve(run, reached, swarm.identity(run), ready))
 
 
-async def _serve(run: Run, config: Config, reached: Settings, who: object, ready: Callable[[Node], None]) -> None:
+async def _serve(run: Run, reached: Settings, who: Identity, ready: Callable[[Node], None]) -> None:
     from p2p import moving
     from p2p.ledger import Ledger
     from p2p.node import Node
 
     places = swarm.places(run)
+    # A parent that had us ignore a signal (nohup) is obeyed.
+    heeded = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
     while True:
         moving.finish(places)
         with Ledger(places.swarm) as ledger:
-            node = Node(places, ledger, who, reached)  # type: ignore[arg-type]  # an Identity, which only p2p knows
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                loop.add_signal_handler(number, node.stop)
+            node = Node(places, ledger, who, reached)
+            for number in heeded:
+                asyncio.get_running_loop().add_signal_handler(number, node.stop)
             membership = await node.run(ready)
             if membership is None:
                 return
@@ -77,41 +91,87 @@ async def _serve(run: Run, config: Config, reached: Settings, who: object, ready
         moving.move_in(places, membership.genesis, membership.certificates, contacts, luggage)
 
 
-def start(run: Run, words: list[str]) -> int:
-    """Starts a node that outlives this process; its process id, once it can be reached.
+def announce(run: Run, result: Result) -> None:
+    """Prints a result while the command goes on, and how to end that."""
+    emit(run.command, result, None, as_json=run.options.json)
+    run.say("Ctrl-C stops the node")
+
+
+def start(run: Run, words: list[str]) -> None:
+    """Starts a node that outlives this process, and waits until it can be reached.
 
     Args:
         run: Whose home.
         words: Options for ``up``.
 
     Raises:
+        IdentityError: The keys are missing, damaged or locked.
+        LedgerError: The ledger is damaged or in use.
         NetworkError: It did not come up; what it said is in the message.
     """
     from p2p import control
-    from p2p.errors import NetworkError
 
     places = swarm.places(run)
-    command = [sys.executable, "-m", "spearctl", "--home", str(run.home.root), "--quiet", "up", *words]
+    passphrase = swarm.unlock(run)
+    command = [sys.executable, "-m", "spearctl", "--home", str(run.home.root), "--verbose", "up", *words]
+    told = {} if passphrase is None else {swarm.PASSPHRASE_FILE: "/dev/stdin"}
     with open(os.open(places.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
         begin = log.tell()
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
+            command,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd="/",
+            env={**os.environ, **told},
         )
+    assert process.stdin is not None
+    with suppress(BrokenPipeError), process.stdin:  # one that died at once is asked below
+        process.stdin.write(passphrase or b"")
     deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
+    while time.monotonic() < deadline and process.poll() is None:
         if control.is_running(places.control):
-            return process.pid
+            return
         time.sleep(POLL_S)
-    with open(places.log, "rb") as log:
+    if process.poll() is None:
+        process.terminate()
+    raise _failure(process.wait(), places.log, begin)
+
+
+def _failure(code: int, path: Path, begin: int) -> P2PError:
+    """Why a node did not start: what it said last, from a place in its log on."""
+    from p2p.errors import IdentityError, LedgerError, NetworkError
+
+    with open(path, "rb") as log:
         log.seek(begin)
         said = [line for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
     errors = [line.removeprefix("error: ") for line in said if line.startswith("error: ")] or said[-1:]
     hints = [line.removeprefix("hint: ") for line in said if line.startswith("hint: ")]
-    if process.poll() is None:
-        process.terminate()
-    raise NetworkError(
+    kind = {IDENTITY: IdentityError, HOME: LedgerError}.get(code, NetworkError)
+    return kind(
         f"the node did not start: {errors[0] if errors else 'it says nothing'}",
-        hints[0] if hints else f"see what it said: {places.log}",
+        hints[0] if hints else f"see what it said: {path}",
     )
+
+
+def stop(run: Run) -> None:
+    """Stops this home's node, and waits until its process has let go of everything.
+
+    Raises:
+        NetworkError: None runs, or it does not stop.
+    """
+    import psutil
+
+    from p2p.errors import NetworkError
+
+    try:
+        process = psutil.Process(swarm.ask(run, "status")["pid"])
+        swarm.ask(run, "stop")
+        deadline = time.monotonic() + STOP_S
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline:
+                raise NetworkError("the node was asked to stop and still runs", f"end it: kill {process.pid}")
+            time.sleep(STOP_POLL_S)
+    except psutil.NoSuchProcess:
+        return

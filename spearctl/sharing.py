@@ -15,21 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
 from spearctl import swarm
 from spearctl.config import Config
 from spearctl.run import Run
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from p2p.moving import Luggage
     from p2p.records import Genesis
     from training.adapters import Adapter, AdapterShape
     from training.history import History
     from training.store import AdapterStore
 
-Flat = npt.NDArray[np.float32]
+    Flat = npt.NDArray[np.float32]
+
+UNFIT = "the swarm has another model or adapter than this home: its node passes on what others learn, and no more"
 
 _MARKER = ".handed-over"
 _KEPT = "kept"
@@ -37,11 +39,15 @@ _KEPT = "kept"
 
 def flat(adapter: Mapping[str, Flat]) -> Flat:
     """All tensors in order of their names, row by row."""
+    import numpy as np
+
     return np.concatenate([adapter[name].ravel() for name in sorted(adapter)])
 
 
 def shaped(values: Flat, shape: AdapterShape) -> Adapter:
     """The opposite of `flat`."""
+    import numpy as np
+
     sizes = [tensor.rows * tensor.columns for tensor in shape.tensors]
     parts = np.split(values, np.cumsum(sizes)[:-1])
     return {
@@ -50,14 +56,28 @@ def shaped(values: Flat, shape: AdapterShape) -> Adapter:
     }
 
 
-def fits(genesis: Genesis, config: Config, shape: AdapterShape) -> bool:
+def shape_of(genesis: Genesis) -> AdapterShape:
+    """The shape of a swarm's adapters."""
+    from training.adapters import AdapterShape, tensor_shapes
+
+    tensors = tensor_shapes((spec.name, (spec.rows, spec.columns)) for spec in genesis.tensors)
+    return AdapterShape(genesis.rank, genesis.alpha, tensors)
+
+
+def fits(genesis: Genesis, config: Config) -> bool:
     """Whether this home's adapters are the swarm's."""
-    tensors = [(spec.name, spec.rows, spec.columns) for spec in genesis.tensors]
-    return (
-        genesis.fingerprint.hex() == config.model_fingerprint
-        and (genesis.rank, genesis.alpha) == (shape.rank, shape.alpha)
-        and tensors == [(tensor.name, tensor.rows, tensor.columns) for tensor in shape.tensors]
-    )
+    same_model = genesis.fingerprint.hex() == config.model_fingerprint
+    return same_model and shape_of(genesis).digest().hex() == config.adapter.shape
+
+
+def takes_part(run: Run, config: Config) -> bool:
+    """Whether this home belongs to a swarm that can use what it learns.
+
+    Raises:
+        LedgerError: The ledger is damaged.
+    """
+    genesis = swarm.genesis(run)
+    return genesis is not None and fits(genesis, config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,28 +93,30 @@ class Shared:
     head_round: int
 
 
-def shared(run: Run, config: Config, shape: AdapterShape) -> Shared | None:
-    """What this home uses as a member; None if it belongs to no swarm, or to one of another model.
+def shared(run: Run, config: Config) -> Shared | None:
+    """What this home uses as a member; None if it belongs to no swarm, or to one that cannot use what it learns.
 
     Raises:
         LedgerError: The ledger is damaged.
-        IdentityError: The keys are missing, damaged or locked.
     """
-    from p2p import increments
+    import numpy as np
+
+    from p2p.increments import read_increments
     from training.adapters import initial_adapter
 
-    places = swarm.places(run)
-    if not places.is_member:
+    genesis, places = swarm.genesis(run), swarm.places(run)
+    if genesis is None or not fits(genesis, config):
         return None
-    with swarm.view(run) as view:
-        if not fits(view.genesis, config, shape):
-            return None
+    # Read before the ledger: what the node takes meanwhile is in there, and known to be.
+    folders = (places.outbox, places.outbox / _KEPT)
+    waiting = {found.id: found for folder in folders for found in read_increments(folder, genesis.parameters)}
+    with swarm.view(run, waiting) as view:
         values = view.learned().astype(np.float64)
-        for folder in (places.outbox, places.outbox / _KEPT):
-            for increment in increments.read_increments(folder, view.genesis.parameters):
-                if not view.outbox.knows(increment.id):
-                    values += increment.values
-        head = view.context.replica.head
+        taken, head = view.taken, view.context.replica.head
+    for id, increment in waiting.items():
+        if id not in taken:
+            values += increment.values
+    shape = shape_of(genesis)
     start = flat(initial_adapter(config.model_fingerprint, shape)).astype(np.float64)
     return Shared(shaped((start + values).astype(np.float32), shape), head)
 
@@ -112,27 +134,32 @@ def take_over(store: AdapterStore, history: History, found: Shared) -> None:
 def hand_over(run: Run, store: AdapterStore, history: History, *, keep: bool) -> int:
     """Leaves every version that was not handed over yet for the node; how many wins that was.
 
+    What a run left undone that was killed is dealt with as that run meant to.
+
     Args:
         run: Whose home.
         store: The home's versions.
         history: The home's history.
-        keep: Leave them where the node does not take them.
+        keep: Whether this run's versions stay where the node does not take them.
     """
     from p2p.increments import write_increment
 
-    places, wins = swarm.places(run), 0
-    folder = places.outbox / _KEPT if keep else places.outbox
-    places.outbox.mkdir(mode=0o700, exist_ok=True)
-    done = _marker(places.outbox)
-    parents = {version.name: version.parent for version in history.versions()}
-    for version in history.versions():
-        if version.number <= done or version.parent.startswith("round:"):
+    outbox, wins = swarm.places(run).outbox, 0
+    outbox.mkdir(mode=0o700, exist_ok=True)
+    marker = _read_marker(outbox)
+    folder = outbox / _KEPT if marker.keep else outbox
+    versions = history.versions()
+    parents = {version.name: version.parent for version in versions}
+    for version in versions:
+        if version.number <= marker.done or version.parent.startswith("round:"):
             continue
         if version.present:
             values = flat(store.load(version.name)) - flat(store.load(version.parent))
             write_increment(folder, version.sha256, values, version.wins, _base(version.parent, parents))
             wins += version.wins
-        _mark(places.outbox, version.number)
+        marker = _mark(outbox, _Marker(version.number, marker.keep))
+    if marker.keep != keep:
+        _mark(outbox, _Marker(marker.done, keep))
     return wins
 
 
@@ -180,35 +207,34 @@ def waiting_wins(run: Run) -> int:
     return sum(increments.read_wins(path) for path in increments.waiting(swarm.places(run).outbox))
 
 
-def luggage(run: Run) -> Luggage | None:
-    """What this home has learned so far, for the swarm that it enters; from then on versions are handed over."""
+def luggage(run: Run, config: Config, shape: AdapterShape) -> Luggage | None:
+    """What this home has learned so far, for the swarm that it enters; from then on versions are handed over.
+
+    Only for the holder of the training lock.
+    """
     from p2p.moving import Luggage
     from training.adapters import adapter_digest, initial_adapter
     from training.history import History
-    from training.store import AdapterStore
 
-    config = run.config()
     with History(run.home.history_path) as history:
-        versions = history.versions()
-        outbox = swarm.places(run).outbox
-        outbox.mkdir(mode=0o700, exist_ok=True)
-        if history.current == "base":
-            _mark(outbox, versions[-1].number if versions else 0)
+        current, versions = history.current, history.versions()
+        stay_behind(run, history)
+        if current == "base":
             return None
-        own_shape = shape(run, config)
-        store = AdapterStore(
-            run.home.adapters_path,
-            history,
-            base_model=config.model,
-            fingerprint=config.model_fingerprint,
-            shape=own_shape,
-            dropout=config.adapter.dropout,
-        )
-        adapter = store.load(history.current)
-        values = flat(adapter) - flat(initial_adapter(config.model_fingerprint, own_shape))
-        wins = sum(version.wins for version in versions)
-        _mark(outbox, versions[-1].number)
+        adapter = open_store(run, config, history, shape).load(current)
+    values = flat(adapter) - flat(initial_adapter(config.model_fingerprint, shape))
+    made = {version.name: version for version in versions}
+    wins = 0
+    while current in made:
+        wins, current = wins + made[current].wins, made[current].parent
     return Luggage(adapter_digest(adapter), values, max(1, wins))
+
+
+def stay_behind(run: Run, history: History) -> None:
+    """Takes note that no version that there is now is ever handed over."""
+    versions, outbox = history.versions(), swarm.places(run).outbox
+    outbox.mkdir(mode=0o700, exist_ok=True)
+    _mark(outbox, _Marker(versions[-1].number if versions else 0, keep=False))
 
 
 def has_learned(run: Run) -> bool:
@@ -220,32 +246,64 @@ def has_learned(run: Run) -> bool:
 
 
 def shape(run: Run, config: Config) -> AdapterShape:
-    """The shape of this home's adapters, from the model's own files.
+    """The shape of this home's adapters: its swarm's where that fits, else from the model's own files, by torch.
 
     Raises:
         ModelError: The model cannot be found or read.
     """
-    from training.adapters import AdapterShape, tensor_shapes
+    genesis = swarm.genesis(run)
+    if genesis is not None and fits(genesis, config):
+        return shape_of(genesis)
 
-    found = swarm.tensors(run, config)
-    return AdapterShape(
-        config.adapter.rank,
-        config.adapter.alpha,
-        tensor_shapes((name, (rows, columns)) for name, rows, columns in found),
+    from training.models import LoraSettings
+    from training.models import shape_of as shape_of_model
+    from training.sources import resolve
+
+    size = config.adapter
+    source = resolve(config.model, run.cache, say=run.say)
+    return shape_of_model(source, LoraSettings(size.rank, size.alpha, size.dropout))
+
+
+def open_store(run: Run, config: Config, history: History, shape: AdapterShape) -> AdapterStore:
+    """The home's adapter versions."""
+    from training.store import AdapterStore
+
+    return AdapterStore(
+        run.home.adapters_path,
+        history,
+        base_model=config.model,
+        fingerprint=config.model_fingerprint,
+        shape=shape,
+        dropout=config.adapter.dropout,
     )
 
 
-def _marker(folder: Path) -> int:
+@dataclass(frozen=True, slots=True)
+class _Marker:
+    """How far versions were handed over.
+
+    Attributes:
+        done: Number of the last one.
+        keep: Whether the run that makes those above keeps them on this device.
+    """
+
+    done: int = 0
+    keep: bool = False
+
+
+def _read_marker(folder: Path) -> _Marker:
     try:
-        return int((folder / _MARKER).read_text())
+        words = (folder / _MARKER).read_text().split()
     except FileNotFoundError:
-        return 0
+        return _Marker()
+    return _Marker(int(words[0]), _KEPT in words)
 
 
-def _mark(folder: Path, number: int) -> None:
+def _mark(folder: Path, marker: _Marker) -> _Marker:
     handle, scratch = tempfile.mkstemp(dir=folder, prefix=_MARKER)
     with open(handle, "w") as file:
-        file.write(str(number))
+        file.write(f"{marker.done} {_KEPT}" if marker.keep else str(marker.done))
         file.flush()
         os.fsync(file.fileno())
     os.replace(scratch, folder / _MARKER)
+    return marker

@@ -15,7 +15,6 @@ import typer
 from spearctl import sharing
 from spearctl.command import command, group
 from spearctl.errors import UsageError
-from spearctl.learner import open_store
 from spearctl.output import Page, Result
 from spearctl.run import Run
 from spearctl.text import tilde
@@ -56,10 +55,9 @@ def export(
         raise UsageError(f"{peft} exists", "choose a new folder")
     shape = sharing.shape(run, config)
     with History(run.home.history_path) as history:
-        found = sharing.shared(run, config, shape) if adapter is None else None
+        found = sharing.shared(run, config) if adapter is None else None
         name = adapter or (f"round:{found.head_round}" if found else history.current)
-        store = open_store(run, config, history, shape)
-        tensors = found.adapter if found else store.load(name)
+        tensors = found.adapter if found else sharing.open_store(run, config, history, shape).load(name)
     target = Path(os.path.abspath(peft))
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".export."))

@@ -9,24 +9,27 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spearctl import swarm
+from spearctl import sharing, swarm
 from spearctl.command import command, group
 from spearctl.config import Config
 from spearctl.errors import UsageError
 from spearctl.output import Page, Result
 from spearctl.run import Run
-from spearctl.sharing import luggage
-from spearctl.text import duration, tilde
+from spearctl.text import tilde
+
+if TYPE_CHECKING:
+    from p2p.identity import Identity
 
 commands = group()
 
 RECOVERY_FILE = "recovery.pem"
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 MOST_DAYS = 365
+MOST_NAME_CHARS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class InviteResult(Result):
     ticket: str
     file: Path | None
     founded: str | None
+    life: str
     life_s: int
     addresses: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -58,11 +62,13 @@ class InviteResult(Result):
             console.title(f"Founded the swarm {self.founded}")
         if self.recovery is not None:
             console.print(f"its recovery key is {tilde(self.recovery)}: move it to a safe place off this device")
-        what = f"a ticket for one device, good for {duration(self.life_s)}, by {', '.join(self.addresses)}"
+        what = f"a ticket for one device, good for {self.life}, which leads to {', '.join(self.addresses)}"
         if self.file:
-            console.print(f"{tilde(self.file)}: {what}. It is a secret until it is used")
+            console.print(
+                f"{tilde(self.file)}: {what}. Whoever has it first is let in: keep it secret until it is used"
+            )
         else:
-            console.print(f"{what}. It is a secret until it is used:")
+            console.print(f"{what}. Whoever has it first is let in: keep it secret until it is used.")
             console.print()
             console.print(self.ticket, soft_wrap=True)
             console.print()
@@ -91,19 +97,22 @@ def invite(
     life_s = lifetime(expires)
     config = run.config()
     who = swarm.identity(run, make=True)
-    places = swarm.places(run)
+    if out is not None:
+        _check_free(out)
+    told = addresses_for(run, config, list(addr or []))
     founded, recovery = None, None
-    if not places.is_member:
-        founded, recovery = found(run, config, who, name or f"{config.name}'s")
+    if not swarm.places(run).is_member:
+        founded, recovery = found(run, config, who, name or f"{config.name[: MOST_NAME_CHARS - 2]}'s")
     elif name is not None:
         raise UsageError("this home belongs to a swarm already, which has a name", "leave --name out")
-    told, text = ticket(run, config, who, list(addr or []), life_s)
+    text = ticket(run, who, told, life_s)
     if out is not None:
         _write(out, text)
     return InviteResult(
         ticket=text,
         file=out,
         founded=founded,
+        life=expires.strip(),
         life_s=life_s,
         addresses=told,
         warnings=_warnings(told),
@@ -125,61 +134,89 @@ def lifetime(text: str) -> int:
     return seconds
 
 
-def found(run: Run, config: Config, who: Any, name: str) -> tuple[str, Path]:
-    """Founds a swarm; its name, and where its recovery key is."""
-    from cryptography.hazmat.primitives import serialization
+def found(run: Run, config: Config, who: Identity, name: str) -> tuple[str, Path]:
+    """Founds a swarm; its name, and where its recovery key is.
 
+    Raises:
+        UsageError: No swarm can have that name.
+        HomeLockedError: Something is trained here.
+        ModelError: The model cannot be found or read.
+    """
     from p2p import moving
-    from p2p.founding import new_genesis, new_recovery_key
+    from p2p.founding import new_genesis
 
-    key = new_recovery_key()
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path = run.home.root / RECOVERY_FILE
-    _write(path, pem.decode())
-    genesis = new_genesis(
-        name=name,
-        fingerprint=bytes.fromhex(config.model_fingerprint),
-        prompt_format=config.prompt_format,
-        system_prompt=config.system_prompt or "",
-        rank=config.adapter.rank,
-        alpha=config.adapter.alpha,
-        tensors=swarm.tensors(run, config),
-        sealer=who.node_id,
-        recovery=key.public_key().public_bytes_raw(),
-    )
-    moving.found(swarm.places(run), who, genesis, config.name, luggage(run))
+    if not name.isprintable() or len(name) > MOST_NAME_CHARS:
+        raise UsageError(
+            f"{name!r} is no name for a swarm", f"choose one of at most {MOST_NAME_CHARS} printable characters: --name"
+        )
+    with run.home.training_lock("invite"):
+        shape = sharing.shape(run, config)
+        path = run.home.root / RECOVERY_FILE
+        genesis = new_genesis(
+            name=name,
+            fingerprint=bytes.fromhex(config.model_fingerprint),
+            prompt_format=config.prompt_format,
+            system_prompt=config.system_prompt or "",
+            rank=shape.rank,
+            alpha=shape.alpha,
+            tensors=[(tensor.name, tensor.rows, tensor.columns) for tensor in shape.tensors],
+            sealer=who.node_id,
+            recovery=_recovery_key(path),
+        )
+        moving.found(swarm.places(run), who, genesis, config.name, sharing.luggage(run, config, shape))
     return genesis.name, path
 
 
-def ticket(run: Run, config: Config, who: Any, extra: list[str], life_s: int) -> tuple[tuple[str, ...], str]:
-    """A ticket from the running node, or from the ledger where none runs; and the addresses in it."""
-    from p2p import addresses
-    from p2p.tickets import read
+def _recovery_key(path: Path) -> bytes:
+    """The public half of the recovery key: a new one, or that of a founding which was interrupted."""
+    from p2p.founding import new_recovery_key, read_recovery_key, write_recovery_key
 
-    for address in extra:
-        addresses.parse(address)
+    if not path.exists():
+        scratch = path.with_name(f".{path.name}")
+        scratch.unlink(missing_ok=True)
+        _write(scratch, write_recovery_key(new_recovery_key()))
+        os.replace(scratch, path)
+    return read_recovery_key(path).public_key().public_bytes_raw()
+
+
+def addresses_for(run: Run, config: Config, extra: list[str]) -> tuple[str, ...]:
+    """The addresses to put into a ticket, those that a person named first.
+
+    Raises:
+        NetworkError: One is no address, or there is none.
+    """
+    from p2p import addresses, limits
+    from p2p.errors import NetworkError
+
+    named = tuple(str(addresses.parse(address)) for address in extra)
     if swarm.is_running(run):
-        known = tuple(swarm.ask(run, "status")["addresses"])
-        told = tuple(dict.fromkeys([*extra, *known]))[:8]
-        text = swarm.ask(run, "invite", addresses=list(told), life_s=life_s)["ticket"]
+        told = tuple(dict.fromkeys([*named, *swarm.ask(run, "status")["addresses"]]))[: limits.MAX_ADDRESSES]
+    elif addresses.parse(config.listen, listen=True).port:
+        told = addresses.advertised(config.listen, [*named, *config.advertise])
     else:
-        told = addresses.advertised(config.listen, [*extra, *config.advertise]) if _port(config) else tuple(extra)
-        text = _offline_ticket(run, who, told, life_s)
-    return tuple(endpoint.address for endpoint in read(text).endpoints), text
+        told = named
+    if not told:
+        raise NetworkError(
+            "there is no address to put into a ticket", f"name one: {run.spell('invite', '--addr', 'HOST:PORT')}"
+        )
+    return told
 
 
-def _port(config: Config) -> int:
-    from p2p.addresses import parse
+def ticket(run: Run, who: Identity, told: tuple[str, ...], life_s: int) -> str:
+    """A ticket from the running node, or from the ledger where none runs."""
+    if swarm.is_running(run):
+        return str(swarm.ask(run, "invite", addresses=list(told), life_s=life_s)["ticket"])
+    return _offline_ticket(run, who, told, life_s)
 
-    return parse(config.listen, listen=True).port
 
-
-def _offline_ticket(run: Run, who: Any, told: tuple[str, ...], life_s: int) -> str:
+def _offline_ticket(run: Run, who: Identity, told: tuple[str, ...], life_s: int) -> str:
+    from p2p import moving
     from p2p.founding import author_of_home, genesis_of
+    from p2p.issuing import make_ticket
     from p2p.ledger import Ledger
     from p2p.member import Member
-    from p2p.node import make_ticket
 
+    moving.finish(swarm.places(run))
     with Ledger(swarm.places(run).swarm) as ledger:
         now_s = int(time.time())
         member = Member(
@@ -207,6 +244,18 @@ def _next_lines(run: Run, out: Path | None) -> tuple[str, ...]:
     return (there,) if swarm.is_running(run) else (run.spell("up", "--detach"), there)
 
 
+def _check_free(path: Path) -> None:
+    """Refuses a file that cannot be made, before anything is done.
+
+    Raises:
+        UsageError: There is one of that name, or no folder for it.
+    """
+    if os.path.lexists(path):
+        raise UsageError(f"{path} exists", "choose another file, or remove that one")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path.parent}: no such folder", "make it, or choose another file")
+
+
 def _write(path: Path, text: str) -> None:
     """Writes a secret for its owner alone.
 
@@ -215,7 +264,7 @@ def _write(path: Path, text: str) -> None:
     """
     try:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(text + ("" if text.endswith("\n") else "\n"))
+            file.write(text if text.endswith("\n") else f"{text}\n")
             file.flush()
             os.fsync(file.fileno())
     except FileExistsError as error:

@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,24 +19,37 @@ from spearctl.output import Page, Result
 from spearctl.run import Run
 
 if TYPE_CHECKING:
-    from p2p.node import Node
+    from p2p.identity import Identity
     from p2p.tickets import Ticket
 
 commands = group()
 
 POLL_S = 0.2
+LATE_S = 10.0
+"""After a join's own time is up, its node has so long to say so."""
 
 
 @dataclass(frozen=True, slots=True)
 class JoinResult(Result):
-    """The swarm that this device belongs to, and how it came."""
+    """The swarm that this device belongs to, and how it came there.
+
+    Attributes:
+        swarm_name: Of the swarm.
+        genesis: Its hash, in hex.
+        joined: Whether this run made the device a member.
+        stays: Whether the ticket's founder came here instead.
+        fits: Whether the swarm's adapters are this home's.
+        had_learned: Whether the device had learned something before.
+        running: Whether the node runs.
+        next_lines: What comes next.
+    """
 
     swarm_name: str
     genesis: str
     joined: bool
     stays: bool
     fits: bool
-    took_along: bool
+    had_learned: bool
     running: bool
     next_lines: tuple[str, ...]
 
@@ -46,23 +59,26 @@ class JoinResult(Result):
             "joined": self.joined,
             "stays": self.stays,
             "fits": self.fits,
-            "took_along": self.took_along,
+            "took_along": self.had_learned and self.fits,
             "running": self.running,
         }
 
     def render(self, console: Page) -> None:
+        if not self.running:
+            console.print("the node was stopped")
+            return
         if self.stays:
-            console.print(
-                "the other founder joins this swarm at the same time; this one stays, and nothing was changed"
-            )
+            console.print(f"who wrote the ticket joined this device's swarm, {self.swarm_name}, so nothing was changed")
         elif self.joined:
             console.title(f"This device is a member of the swarm {self.swarm_name}")
         else:
             console.print(f"this device is a member of the swarm {self.swarm_name} already; nothing was changed")
-        if self.took_along:
-            console.print("what it learned before is pending there, and is shared with the next round")
+        if self.had_learned and self.fits:
+            console.print("what it learned before is pending there: the next round shares it")
+        elif self.had_learned:
+            console.print("what it learned before stays on this device, as before")
         if not self.fits:
-            console.health(["the swarm has another model or adapter than this home: it passes on, but learns nothing"])
+            console.health([sharing.UNFIT])
         console.next_steps(*self.next_lines)
 
 
@@ -76,77 +92,97 @@ def join(
 ) -> JoinResult:
     """Joins a swarm with a ticket from `spearctl invite`, then runs the node like `spearctl up`.
 
-    What this device has learned so far becomes pending in the swarm. A founder whose swarm has no other members may
-    join another one.
+    What this device has learned so far becomes pending in the swarm, if that has the same model. A founder whose swarm
+    has no other members may join another one.
     """
     from p2p.tickets import read, read_source
 
     config = run.config()
     said = read(read_source(ticket, sys.stdin))
     who = swarm.identity(run, make=True)
-    places = swarm.places(run)
-    if places.is_member:
+    if swarm.places(run).is_member:
         return _from_swarm(run, config, said, detach=detach, timeout_s=timeout, yes=yes)
-    if sharing.has_learned(run):
+    had_learned = sharing.has_learned(run)
+    if had_learned:
         run.confirm(
-            f"this device has learned alone; in the swarm {said.name} that becomes pending and is shared. Join?",
+            f"this device has learned by itself. If the swarm {said.name} has the same model, that becomes pending"
+            " there and is shared with its members; if not, it stays here. Join?",
             yes=yes,
         )
-    enter(run, config, said, who, leaving=b"", timeout_s=timeout)
-    return _result(run, config, joined=True, detach=detach)
+    enter(run, config, said, who, timeout_s=timeout)
+    return _result(run, config, joined=True, had_learned=had_learned, detach=detach)
 
 
-def enter(run: Run, config: Config, ticket: Ticket, who: Any, *, leaving: bytes, timeout_s: float) -> None:
-    """Asks to join and, once let in, makes this home a member's."""
+def enter(run: Run, config: Config, ticket: Ticket, who: Identity, *, timeout_s: float) -> None:
+    """Asks to join and, once let in, makes this home a member's.
+
+    Raises:
+        NetworkError: Nobody answered in time.
+        TicketError: The ticket was refused.
+        HomeLockedError: Something is trained here.
+    """
     from p2p import joining, moving
+    from training.history import History
 
-    run.say(f"joining the swarm {ticket.name}")
-    membership = asyncio.run(
-        joining.join(ticket, who, config.name, leaving=leaving, timeout_s=timeout_s, say=run.detail)
-    )
-    learned = sharing.luggage(run)
-    if learned is not None and not sharing.fits(membership.genesis, config, sharing.shape(run, config)):
-        learned = None  # it stays a version of this home
-    contacts = {endpoint.transport: endpoint.address for endpoint in reversed(ticket.endpoints)}
-    moving.move_in(swarm.places(run), membership.genesis, membership.certificates, contacts, learned)
+    with run.home.training_lock("join"):
+        run.say(f"joining the swarm {ticket.name}")
+        membership = asyncio.run(joining.join(ticket, who, config.name, timeout_s=timeout_s, say=run.detail))
+        genesis, learned = membership.genesis, None
+        if sharing.fits(genesis, config):
+            learned = sharing.luggage(run, config, sharing.shape_of(genesis))
+        else:
+            with History(run.home.history_path) as history:
+                sharing.stay_behind(run, history)
+        contacts = {endpoint.transport: endpoint.address for endpoint in reversed(ticket.endpoints)}
+        moving.move_in(swarm.places(run), genesis, membership.certificates, contacts, learned)
 
 
 def _from_swarm(run: Run, config: Config, ticket: Ticket, *, detach: bool, timeout_s: float, yes: bool) -> JoinResult:
     """Joins from another swarm: only its founder, and only as long as nobody else is in it."""
     with swarm.view(run) as view:
-        here = view.overview["swarm"]
+        found = view.overview
+    here, had_learned = found["swarm"], bool(view.learned().any())
     if here["genesis"] == ticket.genesis.hex():
-        return _result(run, config, joined=False, detach=detach)
-    if not here["founder"] or here["members"] > 1:
+        return _result(run, config, joined=False, had_learned=False, detach=detach)
+    others = [peer for peer in found["peers"] if peer["state"] != "revoked" and peer["id"] != ticket.issuer.hex()]
+    if not here["founder"] or others:
         raise UsageError(
             f"this home belongs to the swarm {here['name']}, and a home belongs to one swarm",
             "make another home for the other one: spearctl --home DIR init",
         )
     run.confirm(
-        f"this device founded the swarm {here['name']}; to join {ticket.name} it gives that up,"
-        " and what it learned becomes pending there. Join?",
+        f"this device founded the swarm {here['name']}. To join {ticket.name} it gives that up; if the model is the"
+        " same, what it learned becomes pending there. Join?",
         yes=yes,
     )
     if not swarm.is_running(run):
         serving.start(run, [])
     swarm.ask(run, "join", ticket=_text(ticket), timeout_s=timeout_s)
-    deadline = time.monotonic() + timeout_s + 10
-    while time.monotonic() < deadline:
-        time.sleep(POLL_S)
-        found = _status(run)
-        if found is None:
-            continue
-        if found["swarm"]["genesis"] == ticket.genesis.hex():
-            return _result(run, config, joined=True, detach=True)
-        if found["join"] == "stays":
-            return _result(run, config, joined=False, detach=True, stays=True)
-        if found["join"]:
-            from p2p.errors import NetworkError
+    stays = _wait_for_join(run, ticket, timeout_s)
+    return _result(run, config, joined=not stays, had_learned=had_learned and not stays, detach=True, stays=stays)
 
-            raise NetworkError(f"joining failed: {found['join']}", "ask for a new ticket: spearctl invite")
+
+def _wait_for_join(run: Run, ticket: Ticket, timeout_s: float) -> bool:
+    """Waits until this home's node is in the ticket's swarm; True if the other founder came here instead.
+
+    Raises:
+        NetworkError: Nobody let it in in time.
+        P2PError: It was refused.
+    """
     from p2p.errors import NetworkError
 
-    raise NetworkError(f"nobody let this device in within {timeout_s:.0f} s", "see that the other node runs")
+    deadline = time.monotonic() + timeout_s + LATE_S
+    while time.monotonic() < deadline:
+        found = _status(run)
+        if found is not None and found["swarm"]["genesis"] == ticket.genesis.hex():
+            return False
+        outcome = found["join"] if found is not None else None
+        if outcome is not None:
+            if outcome.get("stays"):
+                return True
+            raise swarm.error(outcome["kind"], outcome["message"], outcome["hint"])
+        time.sleep(POLL_S)
+    raise NetworkError("the node does not say whether it was let in", f"see where it is: {run.spell('status')}")
 
 
 def _status(run: Run) -> dict[str, Any] | None:
@@ -165,17 +201,19 @@ def _text(ticket: Ticket) -> str:
     return write(ticket)
 
 
-def _result(run: Run, config: Config, *, joined: bool, detach: bool, stays: bool = False) -> JoinResult:
+def _result(
+    run: Run, config: Config, *, joined: bool, had_learned: bool, detach: bool, stays: bool = False
+) -> JoinResult:
     """Brings the node up, and says where this device stands."""
-    with swarm.view(run) as view:
-        genesis, pending = view.genesis, view.outbox.pending.wins
+    genesis = swarm.genesis(run)
+    assert genesis is not None
     result = JoinResult(
         swarm_name=genesis.name,
         genesis=genesis.hash.hex(),
         joined=joined,
         stays=stays,
-        fits=sharing.fits(genesis, config, sharing.shape(run, config)),
-        took_along=joined and pending > 0,
+        fits=sharing.fits(genesis, config),
+        had_learned=had_learned,
         running=True,
         next_lines=(run.spell("status"), run.spell("train")),
     )
@@ -184,10 +222,7 @@ def _result(run: Run, config: Config, *, joined: bool, detach: bool, stays: bool
     if detach:
         serving.start(run, [])
         return result
-    run.say(f"this device is a member of the swarm {genesis.name}; the node runs, Ctrl-C stops it")
 
-    def ready(node: Node) -> None:
-        run.detail(f"reached by {', '.join(node.advertised) or 'nobody; it dials the others'}")
-
-    serving.serve(run, config, serving.settings(config, listen=None, advertise=None, no_listen=False), ready)
-    return result
+    reached = serving.settings(config, listen=None, advertise=None, no_listen=False)
+    serving.serve(run, reached, lambda node: serving.announce(run, result))
+    return replace(result, running=False)

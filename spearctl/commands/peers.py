@@ -11,7 +11,7 @@ from rich.table import Column
 
 from spearctl import swarm
 from spearctl.command import command, group
-from spearctl.errors import UsageError
+from spearctl.errors import StoppedError, UsageError
 from spearctl.output import Page, Result
 from spearctl.run import Run
 from spearctl.text import duration, size
@@ -21,6 +21,7 @@ commands = group("peers", "The other members of the swarm.")
 STATES = {
     "linked": "linked",
     "away": "not linked",
+    "banned": "banned here",
     "revoked": "revoked",
     "equivocator": "shut out: contradicted itself",
 }
@@ -70,24 +71,38 @@ class PeerResult(Result):
 
 
 @dataclass(frozen=True, slots=True)
-class ShutOutResult(Result):
-    """A member that was shut out."""
+class RevokeResult(Result):
+    """A member that is none any more."""
 
     name: str
     member: str
-    revoked: bool
-    from_round: int | None
+    from_round: int
 
     def data(self) -> Mapping[str, Any]:
-        return {"id": self.member, "name": self.name, "revoked": self.revoked, "from_round": self.from_round}
+        return {"id": self.member, "name": self.name, "revoked": True, "from_round": self.from_round}
 
     def render(self, console: Page) -> None:
-        if self.revoked:
-            console.print(
-                f"{self.name} is no member any more; what it learns from round {self.from_round} on counts nothing"
-            )
-        else:
+        console.print(
+            f"{self.name} is no member any more; what it shares from round {self.from_round} on counts nothing"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BanResult(Result):
+    """A member that this device links to no more, or again."""
+
+    name: str
+    member: str
+    banned: bool
+
+    def data(self) -> Mapping[str, Any]:
+        return {"id": self.member, "name": self.name, "banned": self.banned}
+
+    def render(self, console: Page) -> None:
+        if self.banned:
             console.print(f"this device holds no link to {self.name} any more; for the others it stays a member")
+        else:
+            console.print(f"this device links to {self.name} again")
 
 
 @command(commands, "list")
@@ -110,11 +125,11 @@ def ban(
     run: Run,
     peer: Annotated[str, typer.Argument(metavar="NAME|ID", help="Its name, or the beginning of its id.")],
     undo: Annotated[bool, typer.Option("--undo", help="Link to it again.")] = False,
-) -> ShutOutResult:
+) -> BanResult:
     """Holds no link to a member any more, from this device; it stays a member for the others."""
-    found = find(known(run)[1], peer, run)
+    found = find(_running(run), peer, run)
     swarm.ask(run, "ban", member=found["id"], undo=undo)
-    return ShutOutResult(found["name"], found["id"], False, None)
+    return BanResult(found["name"], found["id"], not undo)
 
 
 @command(commands, "revoke")
@@ -123,12 +138,12 @@ def revoke(
     peer: Annotated[str, typer.Argument(metavar="NAME|ID", help="Its name, or the beginning of its id.")],
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; all members can read it.")] = "",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-) -> ShutOutResult:
+) -> RevokeResult:
     """Ends a membership for everybody. Only the founder can, and whoever let that member in."""
-    found = find(known(run)[1], peer, run)
+    found = find(_running(run), peer, run)
     run.confirm(f"{found['name']} ({found['id'][:12]}) will be no member any more, for good. Revoke?", yes=yes)
     answer = swarm.ask(run, "revoke", member=found["id"], reason=reason)
-    return ShutOutResult(found["name"], found["id"], True, answer["from_round"])
+    return RevokeResult(found["name"], found["id"], answer["from_round"])
 
 
 def known(run: Run) -> tuple[bool, list[dict[str, Any]]]:
@@ -140,6 +155,20 @@ def known(run: Run) -> tuple[bool, list[dict[str, Any]]]:
         return True, swarm.ask(run, "status")["peers"]
     with swarm.view(run) as view:
         return False, view.overview["peers"]
+
+
+def _running(run: Run) -> list[dict[str, Any]]:
+    """All other members, as the running node knows them.
+
+    Raises:
+        StoppedError: None runs.
+    """
+    running, peers = known(run)
+    if not running:
+        raise StoppedError(
+            "the node does not run, and only it can tell the others", f"start it: {run.spell('up', '--detach')}"
+        )
+    return peers
 
 
 def find(peers: list[dict[str, Any]], wanted: str, run: Run) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Found:
     """What is known of the swarm. Without one a device may have keys, and nothing else of this.
 
     Attributes:
-        id: Of this node, in hex.
+        id: Of this node, in hex; none without keys, or where they are locked and no swarm knows them yet.
         running: Whether the node runs.
         address: Where it can be reached, best first.
         swarm: The swarm, as this node sees it.
@@ -91,7 +91,7 @@ class StatusResult(Result):
     def error(self) -> Exception | None:
         if self.found.swarm is None or self.found.running:
             return None
-        return StoppedError("the node does not run, so nothing is shared", self.start_line)
+        return StoppedError("the node does not run, so nothing is shared", f"start it: {self.start_line}")
 
     def data(self) -> Mapping[str, Any]:
         config, counts = self.config, self.counts
@@ -168,7 +168,7 @@ class StatusResult(Result):
             ("swarm", f"{swarm['name']} ({swarm['genesis'][:12]}), {count(swarm['members'], 'member')}"),
             ("round", f"{swarm['head_round']}, sealed up to {swarm['sealed_round']}"),
             ("state", swarm["state_hash"]),
-            ("pending", f"{count(pending, 'win')} learned here and not shared yet" if pending else "nothing"),
+            ("pending", f"{count(pending, 'win')} learned here and not shared yet" if pending else ""),
         ]
 
     def _adapter(self) -> str:
@@ -214,7 +214,7 @@ def status(run: Run) -> StatusResult:
         counts=counts,
         holder=home.holder(),
         found=found,
-        health=(*_health(run, home, learning, log, counts), *found.health),
+        health=(*_health(run, home, learning, log, counts), *_swarm_health(run, config), *found.health),
         next_line=_next_line(run, learning, counts),
         start_line=run.spell("up", "--detach"),
     )
@@ -222,11 +222,8 @@ def status(run: Run) -> StatusResult:
 
 def _found(run: Run) -> Found:
     """What the running node says of the swarm, or its ledger where none runs."""
-    from p2p.identity import FILE_NAME
-
     if not swarm.places(run).is_member:
-        known = (run.home.root / FILE_NAME).is_file()
-        return Found(id=swarm.identity(run).node_id.hex() if known else None)
+        return Found(id=swarm.node_id(run))
     if swarm.is_running(run):
         said = swarm.ask(run, "status")
         addresses = said["addresses"]
@@ -242,10 +239,8 @@ def _found(run: Run) -> Found:
         )
     with swarm.view(run) as view:
         said = view.overview
-    waiting = sharing.waiting(run)
     said["swarm"]["pending_wins"] += sharing.waiting_wins(run)
-    lines = [f"{count(waiting, 'round')} of learning wait for the node"] if waiting else []
-    return Found(id=said["id"], swarm=said["swarm"], peers=said["peers"], health=lines)
+    return Found(id=said["id"], swarm=said["swarm"], peers=said["peers"])
 
 
 def _learning(home: Home) -> Learning:
@@ -268,6 +263,17 @@ def _health(run: Run, home: Home, learning: Learning, log: Log, counts: Stats) -
     if exposed:
         names = ", ".join(path.name for path in exposed)
         lines.append(f"others on this machine may read {names}: chmod -R go-rwx {shlex.quote(str(home.root))}")
+    return lines
+
+
+def _swarm_health(run: Run, config: Config) -> list[str]:
+    genesis = swarm.genesis(run)
+    if genesis is None:
+        return []
+    lines = [] if sharing.fits(genesis, config) else [sharing.UNFIT]
+    kept = sharing.kept(run)
+    if kept:
+        lines.append(f"{count(len(kept), 'round')} kept on this device; to share: {run.spell('train', '--share-kept')}")
     return lines
 
 

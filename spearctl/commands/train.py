@@ -13,6 +13,7 @@ from rich.table import Column
 from spearctl import sharing, signals, swarm
 from spearctl.command import command, group
 from spearctl.config import Config
+from spearctl.errors import UsageError
 from spearctl.learner import Learner, Phases, learner
 from spearctl.output import Page, Result
 from spearctl.run import Run
@@ -132,7 +133,7 @@ class TrainResult(Result):
             render_rounds(console, self.rounds)
         console.print()
         console.print(f"adapter in use: {self.adapter}")
-        if self.share is not None:
+        if self.share is not None and self.share.line:
             console.print(self.share.line)
         advice = self._advice()
         if advice:
@@ -173,6 +174,8 @@ def train(
     from training.log import read_log
     from training.pool import Pool
 
+    if no_share and share_kept:
+        raise UsageError("--no-share and --share-kept exclude each other", "leave one of them out")
     config = run.config(profile=profile, seed=seed)
     if (no_share or share_kept) and not swarm.places(run).is_member:
         raise swarm.no_swarm(run)
@@ -193,7 +196,7 @@ def train(
             return TrainResult(log, supply, (), adapter, dry_run, None, next_lines)
         reports, stopped, adapter, handed = _train(run, config, pool, rounds, not no_share)
     next_lines = (f"{run.spell('eval')} --data LOG",) if any(report.steps for report in reports) else ()
-    share = _share(run, handed, kept=no_share)
+    share = None if handed is None else _share(run, handed, kept=no_share)
     return TrainResult(log, supply, tuple(reports), adapter, False, stopped, next_lines, share)
 
 
@@ -205,35 +208,41 @@ def _share_kept(run: Run) -> ShareResult:
     return ShareResult(moved, running, () if running else (run.spell("up", "--detach"),))
 
 
-def _share(run: Run, wins: int, *, kept: bool) -> Share | None:
-    if not swarm.places(run).is_member:
-        return None
+def _share(run: Run, wins: int, *, kept: bool) -> Share:
     running = swarm.is_running(run)
     what = count(wins, "win")
-    if kept:
+    if not wins:
+        line = ""
+    elif kept:
         line = f"{what} kept on this device; to share later: {run.spell('train', '--share-kept')}"
     elif running:
-        line = f"{what} handed to the node, which shares with the swarm"
+        line = f"{what} handed to the node, which shares them with the swarm"
     else:
-        line = f"{what} waiting for the node, which does not run: {run.spell('up', '--detach')}"
+        line = f"{what} waiting for the node, which does not run; to share them: {run.spell('up', '--detach')}"
     return Share(wins, kept, running, line)
 
 
 def _train(
     run: Run, config: Config, pool: Pool, rounds: int, share: bool
-) -> tuple[list[RoundReport], signals.Signalled | None, str, int]:
-    """Runs the rounds; returns their reports, the signal that ended them early, the adapter in use, and wins shared."""
+) -> tuple[list[RoundReport], signals.Signalled | None, str, int | None]:
+    """Runs the rounds.
+
+    Returns:
+        Their reports; the signal that ended them early; the adapter in use; wins handed over, for who takes part in a
+        swarm.
+    """
     reports: list[RoundReport] = []
     stopped, dropped = None, ""
+    handed = 0 if sharing.takes_part(run, config) else None
+    if handed is None and swarm.places(run).is_member:
+        run.say(sharing.UNFIT)
 
     def heard() -> None:
         run.say("stopping at the next safe point (again to stop at once)")
 
-    handed = 0
-
     def hand_over(store: AdapterStore, history: History) -> None:
         nonlocal handed
-        if swarm.places(run).is_member:
+        if handed is not None:
             handed += sharing.hand_over(run, store, history, keep=not share)
             sharing.wake(run)
 

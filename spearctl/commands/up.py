@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from p2p.node import Node
 
 commands = group()
-
-STOP_S = 20.0
-POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,24 +95,22 @@ def up(
             words += ["--advertise", address]
         serving.start(run, words)
         return result(run, started=True)
-    name = ""
+    told: list[UpResult] = []
 
     def ready(node: Node) -> None:
-        nonlocal name
-        name = node.member.context.genesis.name
-        where = ", ".join(node.advertised) or "no address; it dials the others"
-        run.say(f"the node of swarm {name} runs: {where}. Ctrl-C stops it")
+        name, address = node.member.context.genesis.name, next(iter(node.advertised), None)
+        told[:] = [UpResult(True, True, os.getpid(), address, name, run.spell("status"))]
+        serving.announce(run, told[0])
 
-    serving.serve(run, config, reached, ready)
-    return UpResult(False, True, None, None, name, run.spell("status"))
+    serving.serve(run, reached, ready)
+    return replace(told[0], running=False, pid=None)
 
 
 def result(run: Run, *, started: bool) -> UpResult:
     """What there is to say of the node that runs in the background."""
     found = swarm.ask(run, "status")
-    addresses = found["addresses"]
-    name = found["swarm"]["name"]
-    return UpResult(True, started, found["pid"], addresses[0] if addresses else None, name, run.spell("status"))
+    address = next(iter(found["addresses"]), None)
+    return UpResult(True, started, found["pid"], address, found["swarm"]["name"], run.spell("status"))
 
 
 @command(commands, "down")
@@ -124,14 +119,5 @@ def down(run: Run) -> DownResult:
     run.config()
     if not swarm.is_running(run):
         return DownResult(False)
-    swarm.ask(run, "stop")
-    deadline = time.monotonic() + STOP_S
-    while swarm.is_running(run):
-        if time.monotonic() > deadline:
-            from p2p.errors import NetworkError
-
-            raise NetworkError(
-                "the node was asked to stop and still runs", "look at what it does: " + run.spell("status")
-            )
-        time.sleep(POLL_S)
+    serving.stop(run)
     return DownResult(True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,9 +173,24 @@ def test_many_kills_at_random_times_lose_nothing_that_was_acknowledged(tmp_path:
     kill_at_random(tmp_path / "ledger", 200)
 
 
-@pytest.mark.parametrize("folder", ["ledger", "copy"])
-def test_a_backup_that_is_laid_over_a_killed_ledger_of_the_same_opening_is_suspect(tmp_path: Path, folder: str) -> None:
-    """Nothing but the links themselves can tell: their names are the same."""
+def laid_over(backup: Path, folder: Path) -> None:
+    """Over what is there, as `cp` does it: the links are made anew."""
+    subprocess.run(["cp", "-a", f"{backup}/.", folder], check=True)
+
+
+def put_in_place(backup: Path, folder: Path) -> None:
+    """As `rsync` does it: what differs is written beside the old and renamed, and the links do not differ."""
+    for name in ("ledger.db", "ledger.db-wal"):
+        shutil.copy2(backup / name, folder / "new")
+        (folder / "new").rename(folder / name)
+    (folder / "ledger.db-shm").unlink()
+
+
+@pytest.mark.parametrize("restore", [laid_over, put_in_place])
+def test_a_backup_restored_into_a_killed_ledger_of_the_same_opening_is_suspect(
+    tmp_path: Path, restore: Callable[[Path, Path], None]
+) -> None:
+    """The place has the same name in both; only its marks can tell."""
     writer = Writer(tmp_path / "ledger")
     process = writer.start(1_000_000)
     assert process.stdout is not None
@@ -185,9 +201,10 @@ def test_a_backup_that_is_laid_over_a_killed_ledger_of_the_same_opening_is_suspe
     process.stdout.readline()
     process.kill()
     assert writer.end(process) == -signal.SIGKILL
-    subprocess.run(["cp", "-a", f"{tmp_path}/backup/.", tmp_path / folder], check=True)
-    with Ledger(tmp_path / folder) as ledger:
+    restore(tmp_path / "backup", writer.folder)
+    with Ledger(writer.folder) as ledger:
         assert ledger.is_suspect
+        assert last_step(ledger) > 0
 
 
 if __name__ == "__main__":

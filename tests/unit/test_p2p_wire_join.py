@@ -59,7 +59,8 @@ def test_nothing_in_a_join_can_be_changed(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize("signature", ["member_signature", "join_signature"])
 def test_each_of_the_two_signatures_is_over_every_field(field: str, signature: str) -> None:
     """One of the signatures is over what the join says, the other over something else."""
-    other = make(**{field: "Ben" if field == "name" else h(9)})
+    changes: dict[str, Any] = {field: "Ben" if field == "name" else h(9)}
+    other = make(**changes)
     other.check(JOIN_PUBLIC)
     with pytest.raises(TrustError, match="does not hold"):
         changed(JOIN, **{signature: getattr(other, signature)}).check(JOIN_PUBLIC)

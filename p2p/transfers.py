@@ -1,0 +1,133 @@
+"""Blobs between members: what is fetched, what is given away, and what is done with one that is whole."""
+
+from __future__ import annotations
+
+import hashlib
+
+from p2p import limits
+from p2p.codec import decode_payload
+from p2p.context import Context
+from p2p.downloads import Download, Downloads
+from p2p.errors import PayloadError
+from p2p.gossip import Gossip
+from p2p.links import Link
+from p2p.sealing import Sealing
+from p2p.wire import Chunk, NoBlob, WantChunk
+
+
+class Transfers:
+    """Fetches blobs and gives them away.
+
+    Args:
+        context: Shared with the other parts.
+        gossip: Spreads what a payload brought about.
+        sealing: Knows what seals need.
+        downloads: What is on its way.
+    """
+
+    def __init__(self, context: Context, gossip: Gossip, sealing: Sealing, downloads: Downloads) -> None:
+        self._context = context
+        self._gossip = gossip
+        self._sealing = sealing
+        self._downloads = downloads
+        self._begun: set[bytes] = set()
+
+    def fetch(self) -> None:
+        """Goes on fetching what the next seal needs, and payloads."""
+        context, downloads = self._context, self._downloads
+        wanted = self.wanted()
+        if not wanted and not self._begun:
+            return
+        downloads.keep_only(wanted)
+        for name in sorted(self._begun - wanted.keys()):
+            self._begun.discard(name)
+            if not context.storage.has_blob(name):
+                context.storage.remove_blob(name)
+        for name, (most_bytes, exact) in wanted.items():
+            downloads.want(name, most_bytes, exact=exact, links=context.links.values(), now=context.now)
+        for number, message in downloads.steps(context.links, context.now):
+            context.send(context.links[number], message)
+
+    def wanted(self) -> dict[bytes, tuple[int, bool]]:
+        """Blobs to fetch: most bytes, and whether that is exact."""
+        wanted = self._sealing.wanted()
+        for header in self._context.replica.wanted_payloads():
+            if self._context.storage.has_blob(header.payload):
+                self._judge(header.payload, self._context.storage.read_blob(header.payload))
+                continue
+            said, exact = wanted.get(header.payload, (header.payload_bytes, True))
+            wanted[header.payload] = (max(said, header.payload_bytes), exact and said == header.payload_bytes)
+        return wanted
+
+    def give(self, wish: WantChunk, link: Link) -> None:
+        """Answers a wish for a piece."""
+        storage, total = self._context.storage, 0
+        if self._may_give(wish.blob):
+            total = storage.blob_bytes(wish.blob)
+        offset = wish.index * limits.CHUNK_BYTES
+        if offset >= total:
+            self._context.send(link, NoBlob(wish.blob))
+            return
+        data = storage.read_chunk(wish.blob, offset, limits.CHUNK_BYTES)
+        self._context.send(link, Chunk(wish.blob, wish.index, total, data))
+
+    def refused(self, answer: NoBlob, link: Link) -> None:
+        """A member does not have what it was asked for."""
+        if answer.blob in self._downloads:
+            link.lacks[answer.blob] = self._context.now
+            self._downloads.refused(link.number, answer.blob)
+
+    def take(self, chunk: Chunk, link: Link) -> None:
+        """Takes a piece that came."""
+        try:
+            download = self._downloads.take(link, chunk, self._context.now)
+        except ValueError as error:
+            self._context.drop(link, str(error))
+            return
+        if download is None:
+            return
+        self._begun.add(chunk.blob)
+        self._context.storage.write_partial(chunk.blob, download.have - len(chunk.data), chunk.data)
+        if download.have == download.total:
+            self._complete(download, link)
+
+    def _may_give(self, blob: bytes) -> bool:
+        """Only what the swarm shares is given away, never what lies on the disk beside it."""
+        return self._context.replica.has_payload(blob) or self._sealing.may_give(blob)
+
+    def _complete(self, download: Download, link: Link) -> None:
+        """Checks a blob that is whole now, and keeps it or fetches it again."""
+        storage, name = self._context.storage, download.name
+        raw = storage.read_partial(name)
+        if self._sealing.holds(name, raw):
+            storage.write_blob(name, raw)
+            self._downloads.finish(name)
+        elif hashlib.sha256(raw).digest() == name:
+            self._downloads.finish(name)
+            if self._judge(name, raw):
+                storage.write_blob(name, raw)
+            else:
+                storage.remove_blob(name)
+        else:
+            storage.remove_blob(name)
+            self._downloads.restart(name)
+            if download.sources == {link.key}:
+                self._context.drop(link, "it sent something else than what was asked for")
+
+    def _judge(self, name: bytes, raw: bytes) -> bool:
+        """Holds a payload against every header that names it; whether one of them tells the truth.
+
+        Where one lies, its author does, not who passed the payload on.
+        """
+        genesis, replica, holds = self._context.genesis, self._context.replica, False
+        for header in [header for header in replica.wanted_payloads() if header.payload == name]:
+            try:
+                if len(raw) != header.payload_bytes:
+                    raise PayloadError("a payload of another size than its header says")
+                decode_payload(raw, genesis.travelling(header.round), genesis.norm_bound)
+            except PayloadError:
+                self._gossip.spread(replica.drop_payload(header))
+            else:
+                holds = True
+                self._gossip.spread(replica.add_payload(header))
+        return holds
