@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 from p2p import limits
@@ -9,6 +10,7 @@ from p2p.actions import Dial
 from p2p.context import Context
 from p2p.encoding import decode, encode
 from p2p.records import Certificate
+from p2p.wire import Bye
 
 
 @dataclass(slots=True)
@@ -43,26 +45,43 @@ class Dialling:
         """A link that was dialled is gone, or never came up."""
         self._under_way.pop(key, None)
 
-    def step(self) -> None:
-        """Dials whom it is time to dial."""
+    def step(self, first: Set[bytes]) -> None:
+        """Dials whom it is time to dial.
+
+        Args:
+            first: Members that have to be heard, and for whom others make room.
+        """
         context, now = self._context, self._context.now
         self._under_way = {key: at for key, at in self._under_way.items() if now - at < limits.LINK_DEAD_S}
         linked = {link.key for link in context.links.values()} | self._under_way.keys()
         dialled = sum(link.dialled for link in context.links.values()) + len(self._under_way)
         candidates = [(key, addresses) for key, addresses in sorted(self._contacts().items()) if key not in linked]
         context.rng.shuffle(candidates)
-        for key, addresses in candidates:
-            if dialled >= limits.MAX_DIALLED:
+        wanted = {key for member in first for key in context.replica.roster.transports(member)}
+        for key, addresses in sorted(candidates, key=lambda candidate: candidate[0] not in wanted):
+            if dialled >= limits.MAX_DIALLED and key not in wanted:
                 return
             tried = self._tried.setdefault(key, _Tried(now, limits.REDIAL_S[0]))
             if now < tried.next_at:
                 continue
+            if dialled >= limits.MAX_DIALLED and not self._make_room(first):
+                return
             context.actions.append(Dial(addresses[tried.turn % len(addresses)], key))
             self._under_way[key] = now
             tried.turn += 1
             tried.next_at = now + tried.pause_s * (1 + context.rng.random())
             tried.pause_s = min(2 * tried.pause_s, limits.REDIAL_S[1])
             dialled += 1
+
+    def _make_room(self, first: Set[bytes]) -> bool:
+        """Ends a dialled link to somebody who was heard; whether there was one."""
+        context = self._context
+        others = [link for link in context.members() if link.dialled and link.member not in first]
+        if others:
+            link = context.rng.choice(others)
+            context.send(link, Bye("others have to be heard"))
+            context.drop(link, "others have to be heard")
+        return bool(others)
 
     def _contacts(self) -> dict[bytes, list[str]]:
         """Addresses by CURVE key: what members say of themselves, then what tickets said."""

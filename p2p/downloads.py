@@ -17,31 +17,51 @@ from p2p.wire import Chunk, WantChunk
 MOST_AT_ONCE = 4
 
 
-@dataclass(slots=True)
-class Download:
-    """A blob on its way.
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A blob to fetch.
 
     Attributes:
         name: What it must hash to.
         most_bytes: It may not be larger.
         exact: Whether it must be exactly that large.
+        is_urgent: Whether it goes before others.
+    """
+
+    name: bytes
+    most_bytes: int
+    exact: bool = True
+    is_urgent: bool = False
+
+
+@dataclass(slots=True)
+class Download:
+    """A blob on its way.
+
+    Attributes:
+        wish: What is wanted.
         have: Bytes that are here.
         total: Its size, as the holder says; 0 while not known.
         link: Asked at the moment.
+        tried: Links that were asked before it.
         sources: Keys of all holders that gave a piece.
         asked: The next piece to ask for.
         moved: When a piece came last.
     """
 
-    name: bytes
-    most_bytes: int
-    exact: bool
+    wish: Wish
     have: int = 0
     total: int = 0
     link: int | None = None
+    tried: set[int] = field(default_factory=set)
     sources: set[bytes] = field(default_factory=set)
     asked: int = 0
     moved: float = 0.0
+
+    @property
+    def name(self) -> bytes:
+        """What it must hash to."""
+        return self.wish.name
 
 
 class Downloads:
@@ -56,6 +76,7 @@ class Downloads:
         self._rng = rng
         self._partial_bytes = partial_bytes
         self._running: dict[bytes, Download] = {}
+        self._given_up: dict[bytes, float] = {}
 
     def __contains__(self, name: bytes) -> bool:
         return name in self._running
@@ -64,19 +85,34 @@ class Downloads:
         """What is on its way."""
         return tuple(self._running.values())
 
-    def want(self, name: bytes, most_bytes: int, *, exact: bool, links: Iterable[Link], now: float) -> None:
+    def want(self, wish: Wish, links: Iterable[Link], now: float) -> None:
         """Starts a download; nothing if it runs, if enough others do, or if nobody is here who may have it.
 
-        So what is withheld takes no place away from what is to be had.
+        So what is withheld takes no place away for long from what is to be had; see also ``patience``.
         """
-        if name in self._running or len(self._running) >= MOST_AT_ONCE or not self._holders(name, links, now):
+        if wish.name in self._running or not self._holders(wish.name, links, now) or not self._make_room(wish):
             return
         # The last whole piece is fetched again: with it comes the size.
-        pieces = max(0, self._partial_bytes(name) // limits.CHUNK_BYTES - 1)
-        self._running[name] = Download(name, most_bytes, exact, have=pieces * limits.CHUNK_BYTES)
+        pieces = max(0, self._partial_bytes(wish.name) // limits.CHUNK_BYTES - 1)
+        self._running[wish.name] = Download(wish, have=pieces * limits.CHUNK_BYTES)
+
+    def patience(self, name: bytes) -> float:
+        """When a download was given up last: what was given up longest ago is tried first."""
+        return self._given_up.get(name, -1e9)
+
+    def _make_room(self, wish: Wish) -> bool:
+        """Whether another one may run; what is urgent takes the place of something that is not."""
+        if len(self._running) < MOST_AT_ONCE:
+            return True
+        others = [download for download in self._running.values() if not download.wish.is_urgent]
+        if not wish.is_urgent or not others:
+            return False
+        del self._running[min(others, key=lambda download: download.moved).name]
+        return True
 
     def keep_only(self, names: Container[bytes]) -> None:
         """Ends downloads that nobody wants any more."""
+        self._given_up = {name: at for name, at in self._given_up.items() if name in names}
         self._running = {name: download for name, download in self._running.items() if name in names}
 
     def finish(self, name: bytes) -> None:
@@ -97,8 +133,7 @@ class Downloads:
 
     def restart(self, name: bytes) -> None:
         """Begins a blob anew, because what came does not hold together."""
-        download = self._running[name]
-        self._running[name] = Download(name, download.most_bytes, download.exact)
+        self._running[name] = Download(self._running[name].wish)
 
     def steps(self, links: dict[int, Link], now: float) -> list[tuple[int, WantChunk]]:
         """The next pieces to ask for, and of whom."""
@@ -110,10 +145,13 @@ class Downloads:
                 download.link = None
             if download.link is None:
                 holders = self._holders(download.name, links.values(), now)
+                holders = [link for link in holders if link.number not in download.tried]
                 if not holders:
                     del self._running[download.name]
+                    self._given_up[download.name] = now
                     continue
                 download.link = self._rng.choice(holders).number
+                download.tried.add(download.link)
                 download.asked, download.moved = download.have // limits.CHUNK_BYTES, now
             while self._may_ask(download):
                 out.append((download.link, WantChunk(download.name, download.asked)))
@@ -129,9 +167,8 @@ class Downloads:
         download = self._running.get(chunk.blob)
         if download is None or download.link != link.number or chunk.index != download.have // limits.CHUNK_BYTES:
             return None
-        wrong_total = chunk.total_bytes > download.most_bytes or (
-            download.exact and chunk.total_bytes != download.most_bytes
-        )
+        most_bytes = download.wish.most_bytes
+        wrong_total = chunk.total_bytes > most_bytes or (download.wish.exact and chunk.total_bytes != most_bytes)
         if wrong_total or (download.total and chunk.total_bytes != download.total):
             # Who lies is not known: it may be who signed the size.
             link.lacks[download.name], download.link = now, None

@@ -4,10 +4,11 @@ After a start a node first hears from its peers what they know that it signed (`
 written last, one peer is enough; from one that may be a copy or an old backup, every member has to answer. And as long
 as a peer has lately seen another instance of this identity, nothing is signed at all.
 
-An instance is one run of a node. Each names the one before it, so that a restart is told apart from a copy: what a copy
-names as the one before it is still alive, or was followed by another.
+An instance is one run of a node. Each names those before it, so that a restart is told apart from a copy: one of those
+that a copy names is still alive, or was followed by another.
 
-Not covered: a copy and its original that never reach a common peer, where each of them hears from all others.
+Not covered: a copy and its original that never reach a common peer, where each of them hears from all others; and an
+original that is started again after its copy was used, and first meets a peer who has not heard of that.
 """
 
 from __future__ import annotations
@@ -39,13 +40,14 @@ class Gate:
         """Members that have to be heard yet because this home may be a copy."""
         return others - self.heard if self.suspect else frozenset()
 
-    def is_open(self, others: Set[bytes], links: Iterable[Link], height: int) -> bool:
+    def is_open(self, others: Set[bytes], links: Iterable[Link], height: int, membership: bytes) -> bool:
         """Whether something may be signed now.
 
         Args:
             others: All other members in good standing.
             links: All links that are up.
             height: Of the last seal here: seals tell what this node signed, too, so those of peers come first.
+            membership: Digest of what is known of members here: an old backup has to learn first whom to ask.
         """
         mine = [link for link in links if link.member is not None]
         if any(link.contested for link in mine):
@@ -54,15 +56,31 @@ class Gate:
             return True
         if self.waits_for(others):
             return False
+        if self.suspect and any(link.beat is None or link.beat.membership != membership for link in mine):
+            return False
         behind = any(link.beat is not None and link.beat.height > height for link in mine)
         return not behind and any(link.confirmed for link in mine)
+
+
+@dataclass(slots=True)
+class _Run:
+    """An instance at the other end of a link, and those that it says ran before it, 16 bytes each."""
+
+    instance: bytes
+    previous: bytes
+
+    def follows(self, instance: bytes) -> bool:
+        return any(self.previous[start : start + 16] == instance for start in range(0, len(self.previous), 16))
 
 
 @dataclass(slots=True)
 class _Seen:
     latest: bytes
     at: float
-    links: dict[int, bytes]
+    links: dict[int, _Run]
+
+    def is_alive(self) -> bool:
+        return any(run.instance == self.latest for run in self.links.values())
 
 
 class Instances:
@@ -77,29 +95,30 @@ class Instances:
         Args:
             member: Whose.
             instance: Its name.
-            previous: The one that it says ran before it.
+            previous: Those that it says ran before it, 16 bytes each.
             link: Over which.
             now: Time.
         """
         seen = self._seen.setdefault(member, _Seen(instance, now, {}))
-        is_alive = seen.latest in seen.links.values()
-        if not is_alive and (previous == seen.latest or now - seen.at > limits.INSTANCE_MEMORY_S):
-            seen.latest = instance
-        seen.links[link] = instance
-        self.heard(member, instance, now)
+        seen.links[link] = _Run(instance, previous)
+        self.heard(member, link, now)
 
-    def heard(self, member: bytes, instance: bytes, now: float) -> None:
-        """Takes note that an instance is alive."""
+    def heard(self, member: bytes, link: int, now: float) -> None:
+        """Takes note that the instance at the other end of a link is alive.
+
+        It takes over from one that has no link any more, if it ran after that one, or if that one is long gone.
+        """
         seen = self._seen[member]
-        if seen.latest == instance:
+        run = seen.links[link]
+        if run.instance == seen.latest:
             seen.at = now
-        elif seen.latest not in seen.links.values() and now - seen.at > limits.INSTANCE_MEMORY_S:
-            seen.latest, seen.at = instance, now
+        elif not seen.is_alive() and (run.follows(seen.latest) or now - seen.at > limits.INSTANCE_MEMORY_S):
+            seen.latest, seen.at = run.instance, now
 
     def is_contested(self, member: bytes, instance: bytes) -> bool:
         """Whether another instance of a member is about, or came after this one."""
         seen = self._seen[member]
-        return seen.latest != instance or any(other != instance for other in seen.links.values())
+        return seen.latest != instance or any(run.instance != instance for run in seen.links.values())
 
     def link_down(self, member: bytes, link: int) -> None:
         """A link of a member is gone."""

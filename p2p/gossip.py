@@ -81,6 +81,8 @@ class Gossip:
                 self.spread(change, link)
             case Seal():
                 if replica.offer_seal(record):
+                    # Kept at once: the sealer may come back from a backup, and must hear of it then.
+                    self._context.storage.put(f"offered/{record.body.height:012}", encode(record.signed))
                     self._fresh.append((record, source))
             case PeerRecord() as body:
                 before = replica.roster.peer_record(body.member)

@@ -52,7 +52,7 @@ def make_revocation(member: Member, identity: Identity, who: bytes, reason: str)
     """
     replica = member.context.replica
     record = replica.roster.certificate_of(who)
-    if record is None:
+    if record is None or not replica.roster.is_member(who):
         raise TrustError(f"{who.hex()[:12]} is no member", "see who is: spearctl peers list")
     assert isinstance(record.body, Certificate)
     if who == replica.genesis.sealer:

@@ -67,6 +67,8 @@ ASK_AGAIN_S = 5.0
 CHUNK_PATIENCE_S = 20.0
 LACK_MEMORY_S = 10.0
 REDIAL_S = (1.0, 60.0)
+KNOWN_INSTANCES = 16
+"""So many earlier runs of a node name themselves in its hello."""
 INSTANCE_MEMORY_S = 600.0
 """Another instance of one identity seen this recently keeps both from signing."""
 

@@ -41,8 +41,7 @@ class Link:
         member: Who it is, once it said hello.
         instance: Which start of that member.
         greeted: When it was told last who this node is; None before that.
-        answered: Whether it told what it knows of this node's own records.
-        confirmed: Whether it did so without a warning.
+        confirmed: Whether it told what it knows of this node's own records, without a warning.
         contested: Whether it sees another instance of this node.
         told: Whether it was told that another instance of it is about; None before it was told anything.
         told_at: When.
@@ -64,7 +63,6 @@ class Link:
     member: bytes | None = None
     instance: bytes = b""
     greeted: float | None = None
-    answered: bool = False
     confirmed: bool = False
     contested: bool = False
     told: bool | None = None
@@ -79,6 +77,11 @@ class Link:
     asked: dict[bytes, float] = field(default_factory=dict)
     messages: Bucket = field(default_factory=lambda: Bucket(limits.MESSAGE_BURST, limits.MESSAGES_A_SECOND))
     records: Bucket = field(default_factory=lambda: Bucket(limits.RECORD_BURST, limits.RECORDS_A_SECOND))
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the other end has no objection to what this node may sign."""
+        return self.confirmed and not self.contested
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class Meeting:
         dialling: Told which dialled links came to something.
         gate: Told who told what it knows.
         instance: Of this run, 16 bytes.
-        previous: The instance before; none at the first start.
+        previous: The instances before, 16 bytes each.
         beat: Says where this node stands.
         own: Told of headers of this very node that others sent.
     """
@@ -87,7 +87,7 @@ class Meeting:
             context.drop(link, "silent")
         elif link.member is None and now - link.since > patience_s:
             context.drop(link, "it never said who it is")
-        elif link.greeted is not None and not link.answered and now - link.greeted >= limits.BEAT_S:
+        elif link.greeted is not None and now - link.greeted >= limits.BEAT_S and not link.is_clear:
             self._greet(link)
         elif link.member is not None:
             self.beat(link, after_s=limits.BEAT_S)
@@ -96,7 +96,7 @@ class Meeting:
     def heard(self, link: Link) -> None:
         """A member said something."""
         assert link.member is not None
-        self._instances.heard(link.member, link.instance, self._context.now)
+        self._instances.heard(link.member, link.number, self._context.now)
 
     def take_hello(self, hello: Hello, link: Link) -> None:
         """Takes in who is at the other end of a link.
@@ -136,7 +136,7 @@ class Meeting:
         return own
 
     def _take_again(self, hello: Hello, link: Link) -> None:
-        """A hello said again means that the answer did not arrive."""
+        """A hello said again asks for a tip: none arrived, or only one that keeps the other end from signing."""
         if hello.instance != link.instance:
             self._context.drop(link, "two runs on one link")
             return
@@ -197,7 +197,7 @@ class Meeting:
     def take_tip(self, tip: Tip, link: Link) -> None:
         """Takes in what a member knows that this node signed last."""
         assert link.member is not None
-        link.contested, link.answered = tip.contested, True
+        link.contested = tip.contested
         self._gossip.take([signed for signed in (tip.header, tip.seal) if signed is not None], link)
         if tip.header is not None:
             record = open_record(tip.header, self._context.replica.hash)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from p2p import limits
 from p2p.actions import Action
 from p2p.admission import Admission
+from p2p.announcing import Announcing
 from p2p.dialling import Dialling
 from p2p.downloads import Download, Downloads
 from p2p.errors import TrustError, WireError
@@ -33,6 +34,7 @@ from p2p.state import State
 from p2p.storage import Storage
 from p2p.transfers import Transfers
 from p2p.wire import (
+    MEMBERSHIP,
     Beat,
     Bye,
     Chunk,
@@ -82,10 +84,11 @@ class Member:
         self.outbox = Outbox(genesis, storage)
         self.outbox.opened(is_suspect=storage.is_suspect)
         previous = storage.get("instance") or b""
-        storage.put("instance", instance)
+        storage.put("instance", (previous + instance)[-16 * limits.KNOWN_INSTANCES :])
         self._downloads = Downloads(rng, storage.partial_bytes)
         self.gossip = Gossip(self.context, lambda id: self.sealing.recent.get(id), self._heard_of_own)
         self.admission = Admission(self.context, self.gossip)
+        self._announcing = Announcing(self.context, self.gossip)
         self.dialling = Dialling(self.context)
         self.state = State(self.context.replica, storage)
         self.sealing = Sealing(self.context, self.state, self.outbox, ask=self._ask_all)
@@ -150,7 +153,8 @@ class Member:
         if now - self._tidied >= limits.LINK_DEAD_S:
             self._tidied = now
             self.gossip.tidy()
-        self.dialling.step()
+        self._announcing.step()
+        self.dialling.step(self._gate.waits_for(self._others()))
         return self._finish()
 
     def learn(
@@ -174,9 +178,15 @@ class Member:
         return self._finish()
 
     def add_own(self, record: Record, *, now: float, clock_s: int) -> list[Action]:
-        """Takes and spreads a record that this node itself signed: an invite, a revocation, its addresses."""
+        """Takes and spreads a record that this node itself signed: an invite, or a revocation."""
         self._begin(now, clock_s)
         self.gossip.add(record)
+        return self._finish()
+
+    def reachable_at(self, addresses: tuple[str, ...], *, now: float, clock_s: int) -> list[Action]:
+        """Tells the swarm where this node can be reached, best first; nothing for a node that only dials."""
+        self._begin(now, clock_s)
+        self._announcing.tell(addresses)
         return self._finish()
 
     # What there is to know.
@@ -221,9 +231,10 @@ class Member:
     @property
     def may_sign(self) -> bool:
         """Whether something may be signed now."""
-        is_member = self.context.replica.roster.is_member(self.context.me)
-        height = self.context.replica.sealed.height
-        return is_member and self._gate.is_open(self._others(), self.context.links.values(), height)
+        context, replica = self.context, self.context.replica
+        return replica.roster.is_member(context.me) and self._gate.is_open(
+            self._others(), context.links.values(), replica.sealed.height, replica.round_digest(MEMBERSHIP)
+        )
 
     @property
     def is_cleared(self) -> bool:
@@ -259,8 +270,9 @@ class Member:
         if self._gate.suspect and self.may_sign:
             self._gate.suspect = False
             self.outbox.cleared()
-        self._sign()
-        while self.sealing.step(may_sign=self.may_sign):
+        may_sign = self.may_sign
+        self._sign(may_sign)
+        while self.sealing.step(may_sign=may_sign):
             record = context.replica.newest_seal()
             assert record is not None
             self.gossip.announce(record)
@@ -281,16 +293,17 @@ class Member:
             self.meeting.link_down(link)
         self.context.ended.clear()
 
-    def _sign(self) -> None:
+    def _sign(self, may_sign: bool) -> None:
         """Signs what is pending, or a null delta where somebody waits for company, if it may and a round is open."""
         context, replica = self.context, self.context.replica
-        if not self.may_sign:
+        if not may_sign:
             self._null_at = None
             return
         last = self.outbox.last.round
-        learned = self.outbox.pending.wins > 0 and self._has_room()
+        learned = self.outbox.wins > 0 and self._has_room()
         room = replica.open_round(context.me, last, self.outbox.base if learned else 0)
         if learned and room is not None:
+            self._keep_company(room[0])
             self._sign_in(*room, null=False)
             self._null_at = None
         elif (
@@ -303,6 +316,13 @@ class Member:
                 self._null_at = None
         else:
             self._null_at = None
+
+    def _keep_company(self, opening: int) -> None:
+        """Joins the head round before the next is opened, if somebody is alone there and could never follow."""
+        context, replica = self.context, self.context.replica
+        head = replica.open_round(context.me, self.outbox.last.round)
+        if replica.is_short(context.me) and head is not None and head[0] == replica.head < opening:
+            self._sign_in(*head, null=True)
 
     def _sign_in(self, round: int, parents: tuple[bytes, ...], *, null: bool) -> None:
         record = self.outbox.sign(self.context.author, round, parents, self.state.hash, null=null)

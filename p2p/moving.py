@@ -115,5 +115,5 @@ def luggage_of(member: Member, genesis: Genesis) -> Luggage | None:
     values = from_fine(member.state.vector + member.outbox.pending.values, here)
     if not same or not values.any():
         return None
-    wins = member.outbox.pending.wins + sum(own.wins for own in member.outbox.unsealed().values())
+    wins = member.outbox.wins + sum(own.wins for own in member.outbox.unsealed().values())
     return Luggage(f"swarm-{here.hash.hex()}", values, max(1, wins))

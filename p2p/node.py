@@ -29,7 +29,7 @@ from p2p.ledger import Ledger
 from p2p.member import Member
 from p2p.overview import overview
 from p2p.places import Places
-from p2p.records import Certificate, PeerRecord, Revocation, sign_record
+from p2p.records import Certificate, Revocation
 from p2p.storage import Storage
 from p2p.tickets import read
 from p2p.transport import LinkDown, LinkStats, LinkUp, Received, Transport
@@ -171,13 +171,9 @@ class Node:
 
     def _admits(self, key: bytes) -> bool:
         roster = self.member.context.replica.roster
-        if self._is_banned(key):
+        if any(roster.holds_transport(member, key) for member in self._banned):
             return False
         return roster.admits(key) or roster.invite_of_transport(key) is not None or key in self._dialled.values()
-
-    def _is_banned(self, key: bytes) -> bool:
-        roster = self.member.context.replica.roster
-        return any(roster.holds_transport(member, key) for member in self._banned)
 
     def _happened(self, event: LinkUp | LinkDown | Received) -> None:
         now, clock_s = time.monotonic(), _unix()
@@ -201,8 +197,6 @@ class Node:
                 case Drop(link=link, reason=reason):
                     self._queues.pop(link, None)
                     self.transport.drop(link, reason)
-                case Dial(key=key) if self._is_banned(key):
-                    self.member.dialling.failed(key)
                 case Dial(address=address, key=key):
                     try:
                         self._dialled[self.transport.dial(address, key)] = key
@@ -247,22 +241,10 @@ class Node:
             self._perform(actions)
 
     def _tell_addresses(self) -> None:
-        """Signs where this node can be reached."""
+        """Tells the swarm where this node can be reached."""
         bound = self.transport.address
         self.advertised = addresses.advertised(bound, self._settings.advertise) if bound else self._settings.advertise
-        record = PeerRecord(
-            genesis=self._genesis.hash,
-            member=self._identity.node_id,
-            number=max(_unix(), self._last_number() + 1),
-            addresses=self.advertised,
-            expires_s=_unix() + limits.PEER_RECORD_LIFE_S,
-        )
-        signed = sign_record(self._identity.key, record)
-        self._perform(self.member.add_own(signed, now=time.monotonic(), clock_s=_unix()))
-
-    def _last_number(self) -> int:
-        known = self.member.context.replica.roster.peer(self._identity.node_id)
-        return known.number if known else 0
+        self._perform(self.member.reachable_at(self.advertised, now=time.monotonic(), clock_s=_unix()))
 
     # Commands.
 

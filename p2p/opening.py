@@ -66,6 +66,9 @@ def _load_seals(context: Context) -> None:
         assert isinstance(last, Seal)
         raw = context.storage.read_blob(last.contents)
         context.replica.accept_seal(chain[-1], decode(raw, SealContents, limits.MAX_SEAL_CONTENTS_BYTES))
+    for key in context.storage.keys("offered/"):
+        signed = decode(_value(context.storage, key), Signed, 2 * limits.MAX_RECORD_BYTES)
+        context.replica.offer_seal(open_record(signed, context.replica.hash))
 
 
 def _load_set(context: Context, records: list[Record]) -> None:
@@ -73,7 +76,7 @@ def _load_set(context: Context, records: list[Record]) -> None:
     replica, storage = context.replica, context.storage
     for record in sorted(records, key=lambda record: _header(record).round):
         with suppress(Missing):
-            replica.add_header(record)
+            replica.add_header(record, was_kept=True)
         header = _header(record)
         if not header.is_null and storage.has_blob(header.payload):
             # A blob is here only if it was checked for every header that was here then.

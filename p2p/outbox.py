@@ -69,13 +69,21 @@ class Outbox:
     Args:
         genesis: The swarm's.
         storage: Where it is kept.
+
+    Attributes:
+        wins: What the pending learning was learned from.
     """
 
     def __init__(self, genesis: Genesis, storage: Storage) -> None:
         self._genesis = genesis
         self._hash = genesis.hash
         self._storage = storage
-        self.pending = self._load()
+        self.wins = self.pending.wins
+
+    @property
+    def pending(self) -> Pending:
+        """What was learned and is not signed. Read from the disk each time: it is larger than all else in memory."""
+        return self._read(self._storage.get(_PENDING)) or Pending.empty(self._genesis)
 
     @property
     def last(self) -> Last:
@@ -234,12 +242,10 @@ class Outbox:
         carried = self._read(name)
         assert carried is not None
         self._storage.put(_CARRIED, NONE)
-        self._keep(Pending(self.pending.values - carried.values, max(0, self.pending.wins - carried.wins)))
+        pending = self.pending
+        self._keep(Pending(pending.values - carried.values, max(0, pending.wins - carried.wins)))
         if name != self._storage.get(_PENDING):
             self._storage.remove_blob(name)
-
-    def _load(self) -> Pending:
-        return self._read(self._storage.get(_PENDING)) or Pending.empty(self._genesis)
 
     def _read(self, name: bytes | None) -> Pending | None:
         return Pending.from_bytes(self._storage.read_blob(name), self._genesis) if name else None
@@ -252,4 +258,4 @@ class Outbox:
         self._storage.put(_PENDING, name)
         if before is not None and before not in (name, self._storage.get(_CARRIED)):
             self._storage.remove_blob(before)
-        self.pending = pending
+        self.wins = pending.wins

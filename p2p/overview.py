@@ -43,7 +43,7 @@ def overview(
             "head_round": replica.head,
             "sealed_round": replica.sealed.round,
             "state_hash": state_hash.hex(),
-            "pending_wins": outbox.pending.wins,
+            "pending_wins": outbox.wins,
             "unsealed_deltas": len(outbox.unsealed()),
             "founder": context.me == context.genesis.sealer,
         },

@@ -95,6 +95,8 @@ class Replica:
         self._set: set[bytes] = set()
         self._rounds: dict[int, set[bytes]] = {}
         self._payloads: dict[bytes, set[tuple[int, int]]] = {}
+        self._wanted: list[Header] | None = None
+        self._orphaned: list[bytes] | None = None
         self._newest: dict[bytes, Record] = {}
         self._naming: dict[bytes, set[bytes]] = {}
         self._bodies: dict[tuple[bytes, int], list[bytes]] = {}
@@ -232,9 +234,11 @@ class Replica:
 
     def wanted_payloads(self) -> list[Header]:
         """Headers whose payload is not here yet, lowest round first."""
-        waiting = [_header(self._headers[id]) for id in self._pending]
-        wanted = [header for header in waiting if not self._has_payload_of(header)]
-        return sorted(wanted, key=lambda header: (header.round, header.payload))
+        if self._wanted is None:
+            waiting = (self.header(id) for id in self._pending)
+            wanted = (header for header in waiting if not self._has_payload_of(header))
+            self._wanted = sorted(wanted, key=lambda header: (header.round, header.payload))
+        return self._wanted
 
     def pending_of(self, author: bytes) -> tuple[bytes, ...]:
         """Ids of the headers of an author that wait for their payload or their parents."""
@@ -256,7 +260,13 @@ class Replica:
 
     def wanted_parents(self) -> list[bytes]:
         """Ids of parents that nobody has sent yet, sorted."""
-        return sorted(id for id in self._children if id not in self._headers)
+        if self._orphaned is None:
+            self._orphaned = sorted(self._children.keys() - self._headers.keys())
+        return self._orphaned
+
+    def _waits_change(self) -> None:
+        """Forgets what was worked out of what pending headers wait for."""
+        self._wanted = self._orphaned = None
 
     def composition(self, round: int) -> Composition:
         """What decides the sum of an unsealed round."""
@@ -304,8 +314,12 @@ class Replica:
 
     # What comes in.
 
-    def add_header(self, record: Record) -> Change:
+    def add_header(self, record: Record, *, was_kept: bool = False) -> Change:
         """Takes a header whose signature holds.
+
+        Args:
+            record: The header.
+            was_kept: Whether it was here in an earlier run: there was room for it, whatever comes back before it.
 
         Raises:
             WireError: No honest author signs that.
@@ -321,7 +335,7 @@ class Replica:
         if header.round > 1 and len(header.parents) < self.genesis.quorum:
             raise WireError(f"a delta that cites {len(header.parents)} others, not {self.genesis.quorum}")
         self._accuse(record, header, change)
-        if not self._has_room(record.id, header):
+        if not (was_kept or self._has_room(record.id, header)):
             return change
         self._keep(record, header)
         change.kept.append(record)
@@ -333,6 +347,7 @@ class Replica:
         change = Change()
         if not self._has_payload_of(checked):
             self._payloads.setdefault(checked.payload, set()).add(self._use(checked))
+            self._waits_change()
             self._settle(self._waiting_like(checked), change)
         return change
 
@@ -387,6 +402,7 @@ class Replica:
         return len(self.pending_of(header.author)) < limits.MAX_PENDING_HEADERS_PER_AUTHOR
 
     def _keep(self, record: Record, header: Header) -> None:
+        self._waits_change()
         self._headers[record.id] = record
         self._bodies.setdefault(_slot(header), []).append(record.id)
         self._successors.setdefault((header.author, header.prev), []).append(record.id)
@@ -438,6 +454,7 @@ class Replica:
 
     def _enter(self, id: bytes, header: Header) -> None:
         self._version += 1
+        self._waits_change()
         del self._pending[id]
         self._set.add(id)
         self._rounds.setdefault(header.round, set()).add(id)
@@ -445,6 +462,7 @@ class Replica:
 
     def _forget(self, id: bytes, change: Change) -> None:
         self._version += 1
+        self._waits_change()
         change.forgotten.append(id)
         header = self.header(id)
         for index, key in ((self._bodies, _slot(header)), (self._successors, (header.author, header.prev))):
@@ -511,6 +529,8 @@ class Replica:
     def offered_chain(self) -> tuple[Record, ...]:
         """Offered seals that follow the last accepted one without a gap, oldest first."""
         chain: list[Record] = []
+        if not self._offered:
+            return ()
         last, round = self.sealed.id, self.sealed.round
         while (record := self._offered.get(self.sealed.height + 1 + len(chain))) is not None:
             seal = _seal(record)
@@ -529,6 +549,7 @@ class Replica:
 
     def expect(self, contents: SealContents) -> None:
         """Makes room for deltas that a seal counts, whatever this node thought of them."""
+        self._waits_change()
         for delta in contents.deltas:
             if delta.id not in self._headers:
                 self._children.setdefault(delta.id, set())
@@ -604,6 +625,7 @@ class Replica:
         self._forget_worked_out()
         for id in [id for id, known in self._headers.items() if _header(known).round <= seal.round]:
             self._forget(id, change)
+        self._waits_change()
         for delta in contents.deltas:
             if not self._children.get(delta.id):
                 self._children.pop(delta.id, None)

@@ -41,7 +41,7 @@ class Roster:
         genesis: The swarm's.
 
     Attributes:
-        version: Rises whenever something but an address is new.
+        version: Rises whenever something is new.
     """
 
     def __init__(self, genesis: Genesis) -> None:
@@ -55,16 +55,20 @@ class Roster:
         self._revocations: dict[bytes, Record] = {}
         self._equivocators: dict[bytes, bytes] = {}
         self._peers: dict[bytes, Record] = {}
+        self._peer_ids: dict[bytes, bytes] = {}
         self.version = 0
+        self._stood_at = -1
+        self._stood: dict[bytes, None] = {}
 
     # What there is.
 
     def get(self, id: bytes) -> Record | None:
-        """A certificate, invite or revocation by its id."""
-        return self._certificates.get(id) or self._invites.get(id) or self._revocations.get(id)
+        """A certificate, invite, revocation or peer record by its id."""
+        found = self._certificates.get(id) or self._invites.get(id) or self._revocations.get(id)
+        return found or (self._peers[self._peer_ids[id]] if id in self._peer_ids else None)
 
     def holds(self, id: bytes) -> bool:
-        """Whether a certificate, invite or revocation is here."""
+        """Whether a certificate, invite, revocation or peer record is here."""
         return self.get(id) is not None
 
     def certificate(self, id: bytes) -> Certificate:
@@ -104,19 +108,33 @@ class Roster:
             _certificate(self._certificates[id]).transport == key for id in self._of_member[member]
         )
 
+    def transports(self, member: bytes) -> tuple[bytes, ...]:
+        """The CURVE keys that a member may come with."""
+        return tuple(_certificate(self._certificates[id]).transport for id in self._of_member.get(member, ()))
+
     def admits(self, key: bytes) -> bool:
         """Whether a CURVE key is a member's in good standing."""
         return any(self.holds_transport(member, key) for member in self._by_transport.get(key, ()))
 
     def is_member(self, member: bytes) -> bool:
         """Whether a node has a certificate in force, and was never caught saying two things at once."""
-        if member in self._equivocators:
-            return False
-        return any(not self._is_revoked(_certificate(self._certificates[id])) for id in self._of_member.get(member, ()))
+        return member in self._standing()
 
     def members(self) -> tuple[bytes, ...]:
-        """The ids of all members in good standing."""
-        return tuple(member for member in sorted(self._of_member) if self.is_member(member))
+        """The ids of all members in good standing, sorted."""
+        return tuple(self._standing())
+
+    def _standing(self) -> dict[bytes, None]:
+        """Members in good standing, sorted; worked out anew when something changed."""
+        if self._stood_at != self.version:
+            said = {_revocation(record).member for record in self._revocations.values()} | self._equivocators.keys()
+            members = (member for member in sorted(self._of_member) if member not in said or self._stands(member))
+            self._stood_at, self._stood = self.version, dict.fromkeys(members)
+        return self._stood
+
+    def _stands(self, member: bytes) -> bool:
+        given = (_certificate(self._certificates[id]) for id in self._of_member[member])
+        return member not in self._equivocators and any(not self._is_revoked(certificate) for certificate in given)
 
     def may_invite(self, member: bytes) -> bool:
         """Whether a member may let others in."""
@@ -146,8 +164,9 @@ class Roster:
         return tuple(self._peers.values())
 
     def ids(self) -> tuple[bytes, ...]:
-        """What two nodes compare: ids of certificates, invites and revocations, and one id an equivocator; sorted."""
-        return tuple(sorted((*self._certificates, *self._invites, *self._revocations, *self._equivocators.values())))
+        """What two nodes compare, sorted: ids of all records that are here, and one id an equivocator."""
+        records = (*self._certificates, *self._invites, *self._revocations, *self._peer_ids)
+        return tuple(sorted((*records, *self._equivocators.values())))
 
     # What comes in.
 
@@ -245,7 +264,11 @@ class Roster:
         known = self.peer(body.member)
         if known is not None and known.number >= body.number:
             return False
+        self.version += 1
+        if body.member in self._peers:
+            del self._peer_ids[self._peers[body.member].id]
         self._peers[body.member] = record
+        self._peer_ids[record.id] = body.member
         return True
 
     # What it means.

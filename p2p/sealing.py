@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from p2p import limits
 from p2p.codec import decode_state, most_state_bytes
 from p2p.context import Context
+from p2p.downloads import Wish
 from p2p.encoding import decode, digest, encode
 from p2p.errors import PayloadError, WireError
 from p2p.grid import state_hash
@@ -72,19 +73,21 @@ class Sealing:
         """Whether seals contradict each other or this node: nothing is sealed or pruned any more."""
         return self.mismatch is not None or bool(self._context.replica.forked_seals)
 
-    def wanted(self) -> dict[bytes, tuple[int, bool]]:
-        """Blobs to fetch: most bytes, and whether that is exact."""
+    def wanted(self) -> list[Wish]:
+        """Blobs that the next seals need."""
         chain, is_far = self._next()
         seals = [_seal(record) for record in chain]
-        wanted = {seal.contents: (seal.contents_bytes, True) for seal in seals if self._contents(seal) is None}
+        missing = [seal for seal in seals if self._contents(seal) is None]
+        wanted = [Wish(seal.contents, seal.contents_bytes, is_urgent=True) for seal in missing]
         if is_far and not self._context.storage.has_blob(seals[-1].state):
-            wanted[seals[-1].state] = (most_state_bytes(self._context.genesis), False)
+            most_bytes = most_state_bytes(self._context.genesis)
+            wanted.append(Wish(seals[-1].state, most_bytes, exact=False, is_urgent=True))
         if chain and not wanted and not is_far:
             contents = self._contents(seals[0])
             assert contents is not None
             _, payloads = self._context.replica.missing_for(contents)
-            sizes = {header.payload: header.payload_bytes for header in self._context.replica.wanted_payloads()}
-            wanted = {payload: (sizes[payload], True) for payload in sorted(payloads) if payload in sizes}
+            headers = [header for header in self._context.replica.wanted_payloads() if header.payload in payloads]
+            wanted = [Wish(header.payload, header.payload_bytes, is_urgent=True) for header in headers]
         return wanted
 
     def holds(self, name: bytes, raw: bytes) -> bool:
@@ -127,9 +130,9 @@ class Sealing:
 
     def _next(self) -> tuple[list[Record], bool]:
         """The seals to take next, and whether to take them without folding."""
-        if self.is_halted:
+        chain = [] if self.is_halted else [*self._context.replica.offered_chain()]
+        if not chain:
             return [], False
-        chain = [*self._context.replica.offered_chain()]
         reached = self._reached(chain)
         if reached and self._is_far(reached):
             return reached, True
@@ -241,6 +244,7 @@ class Sealing:
         change = context.replica.accept_seal(last, contents)
         for record, _ in sealed:
             context.storage.put(f"seal/{_seal(record).height:012}", encode(record.signed))
+            context.storage.delete(f"offered/{_seal(record).height:012}")
         for id in change.forgotten:
             context.storage.remove_record(id)
         self._sweep(passed.union(change.freed))

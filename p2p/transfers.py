@@ -7,7 +7,7 @@ import hashlib
 from p2p import limits
 from p2p.codec import decode_payload
 from p2p.context import Context
-from p2p.downloads import Download, Downloads
+from p2p.downloads import Download, Downloads, Wish
 from p2p.errors import PayloadError
 from p2p.gossip import Gossip
 from p2p.links import Link
@@ -35,29 +35,34 @@ class Transfers:
     def fetch(self) -> None:
         """Goes on fetching what the next seal needs, and payloads."""
         context, downloads = self._context, self._downloads
-        wanted = self.wanted()
-        if not wanted and not self._begun:
+        wanted = self._wanted()
+        if not wanted and not self._begun and not downloads.running():
             return
-        downloads.keep_only(wanted)
-        for name in sorted(self._begun - wanted.keys()):
+        names = {wish.name for wish in wanted}
+        downloads.keep_only(names)
+        for name in sorted(self._begun - names):
             self._begun.discard(name)
             if not context.storage.has_blob(name):
                 context.storage.remove_blob(name)
-        for name, (most_bytes, exact) in wanted.items():
-            downloads.want(name, most_bytes, exact=exact, links=context.links.values(), now=context.now)
+        for wish in wanted:
+            downloads.want(wish, context.links.values(), context.now)
         for number, message in downloads.steps(context.links, context.now):
             context.send(context.links[number], message)
 
-    def wanted(self) -> dict[bytes, tuple[int, bool]]:
-        """Blobs to fetch: most bytes, and whether that is exact."""
-        wanted = self._sealing.wanted()
+    def _wanted(self) -> list[Wish]:
+        """What the next seal needs, then payloads, by what was given up longest ago."""
+        urgent = self._sealing.wanted()
+        others: dict[bytes, Wish] = {}
         for header in self._context.replica.wanted_payloads():
-            if self._context.storage.has_blob(header.payload):
-                self._judge(header.payload, self._context.storage.read_blob(header.payload))
+            name, size = header.payload, header.payload_bytes
+            if self._context.storage.has_blob(name):
+                self._judge(name, self._context.storage.read_blob(name))
                 continue
-            said, exact = wanted.get(header.payload, (header.payload_bytes, True))
-            wanted[header.payload] = (max(said, header.payload_bytes), exact and said == header.payload_bytes)
-        return wanted
+            known = others.get(name, Wish(name, size))
+            others[name] = Wish(name, max(known.most_bytes, size), exact=known.exact and known.most_bytes == size)
+        for wish in urgent:
+            others.pop(wish.name, None)
+        return [*urgent, *sorted(others.values(), key=lambda wish: self._downloads.patience(wish.name))]
 
     def give(self, wish: WantChunk, link: Link) -> None:
         """Answers a wish for a piece."""
@@ -98,6 +103,9 @@ class Transfers:
     def _complete(self, download: Download, link: Link) -> None:
         """Checks a blob that is whole now, and keeps it or fetches it again."""
         storage, name = self._context.storage, download.name
+        if storage.has_blob(name):  # it came about here, too
+            self._downloads.finish(name)
+            return
         raw = storage.read_partial(name)
         if self._sealing.holds(name, raw):
             storage.write_blob(name, raw)

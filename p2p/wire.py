@@ -50,14 +50,14 @@ class Hello(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, kw
     Attributes:
         genesis: Hash of its swarm.
         instance: Drawn anew at each start; two at a time betray a copied home.
-        previous: The instance before, as far as its home knows; none at the first start.
+        previous: The instances before, 16 bytes each, oldest first: a peer may have missed the last ones.
         certificates: The founder's, then its issuer's and its own where these are others.
         beat: Where it stands.
     """
 
     genesis: Hash
     instance: Annotated[bytes, Meta(min_length=16, max_length=16)]
-    previous: Annotated[bytes, Meta(max_length=16)]
+    previous: Annotated[bytes, Meta(max_length=16 * limits.KNOWN_INSTANCES)]
     certificates: Annotated[tuple[Signed, ...], Meta(min_length=1, max_length=3)]
     beat: Beat
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import os
 import signal
@@ -14,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spearctl import swarm
+from spearctl import sharing, swarm
 from spearctl.config import Config
 from spearctl.errors import HOME, IDENTITY
 from spearctl.output import Result, emit
@@ -30,6 +31,8 @@ START_S = 60.0
 POLL_S = 0.1
 STOP_S = 20.0
 STOP_POLL_S = 0.02
+_M_MMAP_THRESHOLD = -3  # glibc's malloc.h
+_LARGE_BYTES = 1 << 20
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
@@ -47,11 +50,12 @@ def settings(config: Config, *, listen: str | None, advertise: list[str] | None,
     return Settings(where, told, config.name)
 
 
-def serve(run: Run, reached: Settings, ready: Callable[[Node], None]) -> None:
+def serve(run: Run, config: Config, reached: Settings, ready: Callable[[Node], None]) -> None:
     """Runs this home's node until it is stopped.
 
     Args:
         run: Whose home.
+        config: Its settings.
         reached: How it is reached.
         ready: Called once it can be reached; again after it has moved to another swarm.
 
@@ -66,7 +70,19 @@ def serve(run: Run, reached: Settings, ready: Callable[[Node], None]) -> None:
     options = run.options
     level = logging.ERROR if options.quiet else logging.INFO if options.verbose else logging.WARNING
     logging.basicConfig(level=logging.DEBUG if options.debug else level, format=LOG_FORMAT, stream=sys.stderr)
-    asyncio.run(_serve(run, reached, swarm.identity(run), ready))
+    who = swarm.identity(run)
+    sharing.catch_up(run, config)
+    _return_large_blocks()
+    asyncio.run(_serve(run, reached, who, ready))
+
+
+def _return_large_blocks() -> None:
+    """Has glibc give blocks of a megabyte and more back when they are freed; it would rather keep some tens of them.
+
+    A node works on vectors of that size for an instant and is idle for hours. Other C libraries do not know the call.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 async def _serve(run: Run, reached: Settings, who: Identity, ready: Callable[[Node], None]) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from spearctl import swarm
 from spearctl.config import Config
+from spearctl.errors import HomeLockedError
 from spearctl.run import Run
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def take_over(store: AdapterStore, history: History, found: Shared) -> None:
 def hand_over(run: Run, store: AdapterStore, history: History, *, keep: bool) -> int:
     """Leaves every version that was not handed over yet for the node; how many wins that was.
 
-    What a run left undone that was killed is dealt with as that run meant to.
+    What a run left undone that was killed is dealt with as that run meant to. A version that is damaged is passed over.
 
     Args:
         run: Whose home.
@@ -143,6 +144,7 @@ def hand_over(run: Run, store: AdapterStore, history: History, *, keep: bool) ->
         keep: Whether this run's versions stay where the node does not take them.
     """
     from p2p.increments import write_increment
+    from training.errors import StoreError
 
     outbox, wins = swarm.places(run).outbox, 0
     outbox.mkdir(mode=0o700, exist_ok=True)
@@ -153,14 +155,34 @@ def hand_over(run: Run, store: AdapterStore, history: History, *, keep: bool) ->
     for version in versions:
         if version.number <= marker.done or version.parent.startswith("round:"):
             continue
-        if version.present:
+        try:
             values = flat(store.load(version.name)) - flat(store.load(version.parent))
+        except StoreError as error:
+            run.say(f"{version.name} is not shared: {error.message}")
+        else:
             write_increment(folder, version.sha256, values, version.wins, _base(version.parent, parents))
             wins += version.wins
         marker = _mark(outbox, _Marker(version.number, marker.keep))
     if marker.keep != keep:
         _mark(outbox, _Marker(marker.done, keep))
     return wins
+
+
+def catch_up(run: Run, config: Config) -> None:
+    """Hands over what a run left undone that was killed. Not while one goes on, nor from a history that is damaged.
+
+    Raises:
+        LedgerError: The ledger is damaged, or the disk is full.
+    """
+    from training.errors import StoreError
+    from training.history import History
+
+    genesis = swarm.genesis(run)
+    if genesis is None or not fits(genesis, config):
+        return
+    with suppress(HomeLockedError, StoreError), run.home.training_lock("up"), History(run.home.history_path) as history:
+        store = open_store(run, config, history, shape_of(genesis))
+        hand_over(run, store, history, keep=_read_marker(swarm.places(run).outbox).keep)
 
 
 def _base(name: str, parents: Mapping[str, str]) -> int:

@@ -234,11 +234,12 @@ def genesis(run: Run) -> Genesis | None:
     Raises:
         LedgerError: The ledger is damaged.
     """
+    if not places(run).is_member:
+        return None
+
     from p2p.founding import genesis_of
     from p2p.ledger import Ledger
 
-    if not places(run).is_member:
-        return None
     with Ledger.open_readonly(places(run).ledger) as reader:
         return genesis_of(cast("Storage", reader))
 

@@ -43,7 +43,7 @@ from tests.homes import Entry, write_log
 
 LIMIT_S = 60.0
 """Only what hangs takes so long."""
-POLL_S = 0.02
+POLL_S = 0.05
 
 IMPATIENT = """
 import p2p.limits, p2p.node
@@ -68,6 +68,22 @@ def until(found: Callable[[], T], what: str = "nothing came of it") -> T:
         assert time.monotonic() < deadline, what
         time.sleep(POLL_S)
     return value
+
+
+@contextmanager
+def in_time() -> Iterator[None]:
+    """Fails what would go on for ever, such as a node in the foreground that should not have started."""
+
+    def hangs(number: int, frame: object) -> None:
+        pytest.fail("it does not end")
+
+    before = signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(int(LIMIT_S))
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def first_result(process: subprocess.Popen[str]) -> dict[str, Any]:
@@ -100,7 +116,7 @@ class Device:
     def __call__(self, *words: str, stdin: str = "", **environ: str) -> Outcome:
         """Runs a command line on this home, in this process but away from the person's own files."""
         out, err = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patched, redirect_stdout(out), redirect_stderr(err):
+        with pytest.MonkeyPatch.context() as patched, redirect_stdout(out), redirect_stderr(err), in_time():
             for name in set(os.environ) - {"PYTEST_CURRENT_TEST"}:
                 patched.delenv(name)
             for name, value in {**clean_environment(self.folder), **environ}.items():
@@ -206,8 +222,9 @@ class Device:
         return all(swarm.get(name) == value for name, value in wanted.items())
 
     def peer(self, other: str) -> dict[str, Any]:
-        """Another member as its node sees it."""
-        return next((peer for peer in self.status().get("peers", ()) if peer["name"] == other), {})
+        """Another member as its node sees it; one that was revoked only if there is no other of that name."""
+        named = [peer for peer in self.status().get("peers", ()) if peer["name"] == other]
+        return next((peer for peer in named if peer["state"] != "revoked"), named[0] if named else {})
 
     def wins(self) -> tuple[int, int]:
         """Of what it learned: those that are pending, and those in deltas that no seal counts yet."""

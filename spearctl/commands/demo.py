@@ -6,7 +6,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +18,7 @@ from spearctl import sharing, signals
 from spearctl.command import command, group
 from spearctl.commands.eval import constant, figures, spread
 from spearctl.commands.init import chosen_profile
-from spearctl.commands.train import render_rounds, run_rounds
+from spearctl.commands.train import round_figures, train_round
 from spearctl.learner import Learner, Phases, learner
 from spearctl.output import Page, Result
 from spearctl.rehearsal import Device, agree, devices, learn_from
@@ -43,6 +43,14 @@ SHOWN_QUESTIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """A round of one device."""
+
+    device: str
+    report: RoundReport
+
+
+@dataclass(frozen=True, slots=True)
 class NodeState:
     """Where a node of the demo ended."""
 
@@ -59,7 +67,7 @@ class DemoResult(Result):
     profile: str
     trained_on: int
     nodes: tuple[NodeState, ...]
-    rounds: tuple[RoundReport, ...]
+    turns: tuple[Turn, ...]
     before: Evaluation
     after: Evaluation
     seconds: float
@@ -71,7 +79,7 @@ class DemoResult(Result):
             "profile": self.profile,
             "trained_on": self.trained_on,
             "nodes": self.nodes,
-            "rounds": [report.as_dict() for report in self.rounds],
+            "rounds": [{"device": turn.device, **turn.report.as_dict()} for turn in self.turns],
             "before": figures(self.before),
             "after": figures(self.after),
             "seconds": self.seconds,
@@ -79,7 +87,7 @@ class DemoResult(Result):
         }
 
     def render(self, console: Page) -> None:
-        render_rounds(console, self.rounds)
+        _render_turns(console, self.turns)
         console.print()
         questions = f"{len(self.after.answers)} questions it did not train on"
         console.title(f"{self.model} on {questions}, 95 % intervals")
@@ -100,10 +108,10 @@ class DemoResult(Result):
         rows = [[node.name, str(node.head_round), node.state_hash] for node in self.nodes]
         console.rows(["NODE", Column("HEAD", justify="right"), "STATE HASH"], rows)
         console.print()
-        learned = f"{count(self.trained_on, 'question')} to learn from, {count(len(self.rounds), 'round')}"
+        learned = f"{count(self.trained_on, 'question')} to learn from, {count(len(self.turns), 'turn')}"
         console.print(f"{learned}, {self.seconds:.0f} s, {binary_size(self.peak_bytes)} of memory at most")
-        if self.rounds and self.rounds[-1].health:
-            console.health(self.rounds[-1].health)
+        if self.turns:
+            console.health(self.turns[-1].report.health)
         console.next_steps("spearctl init", before="Your own device:")
 
 
@@ -139,7 +147,7 @@ def _demo(run: Run, made: list[Device], rounds: int, seed: int) -> DemoResult:
     train, test = demo_log(train=TRAIN_QUESTIONS, test=TEST_QUESTIONS, seed=seed)
     for index, device in enumerate(made):
         learn_from(device, train[index :: len(made)])
-    reports: list[RoundReport] = []
+    turns: list[Turn] = []
     started = time.monotonic()
 
     def heard() -> None:
@@ -159,14 +167,17 @@ def _demo(run: Run, made: list[Device], rounds: int, seed: int) -> DemoResult:
         with learner(first.run, first.config) as ready:
             run.say(f"asking {count(len(test), 'question')} before any training")
             before, model = asked(ready, "before"), ready.lm
-        for index in range(rounds):
-            _turn(run, made, index, rounds, model, stop, phases, reports)
+        try:
+            for index in range(rounds):
+                turns.append(_turn(run, made, index, rounds, model, stop, phases))
+        except Interrupted:
+            stop.raise_if_asked()
         with learner(made[-1].run, made[-1].config, model=model) as ready:
             after, profile = asked(ready, "after"), ready.profile.name
         nodes = tuple(_node(device.name, status) for device, status in zip(made, agree(made, 0), strict=True))
     seconds = time.monotonic() - started
     reference = made[0].config.model
-    return DemoResult(reference, profile, len(train), nodes, tuple(reports), before, after, seconds, _peak_bytes())
+    return DemoResult(reference, profile, len(train), nodes, tuple(turns), before, after, seconds, _peak_bytes())
 
 
 def _turn(
@@ -177,15 +188,14 @@ def _turn(
     model: LanguageModel,
     stop: signals.Stop,
     phases: Phases,
-    reports: list[RoundReport],
-) -> None:
+) -> Turn:
     """Lets one device learn for a round from what all know so far, and waits until all know what it learned."""
     from training.history import History
     from training.log import read_log
     from training.pool import Pool
 
     device = made[index % len(made)]
-    heads = device.status()["swarm"]["head_round"]
+    head = device.status()["swarm"]["head_round"]
 
     def hand_over(store: AdapterStore, history: History) -> None:
         sharing.hand_over(device.run, store, history, keep=False)
@@ -195,18 +205,27 @@ def _turn(
         played = history.plays()
     pool = Pool(read_log(device.run.home.feedback_path).entries, trained=frozenset(), played=played)
     with learner(device.run, device.config, hand_over=hand_over, model=model) as ready:
-        run.detail(f"{device.name} learns")
-        try:
-            run_rounds(ready, device.config, pool, rounds, stop, phases, reports, run, only=index)
-        except Interrupted:
-            stop.raise_if_asked()
+        report = train_round(ready, device.config, pool, index, rounds, stop, phases)
         hand_over(ready.store, ready.history)
-    stop.raise_if_asked()
-    agree(made, heads + (1 if reports[-1].steps else 0))
+    run.say(f"turn {index + 1}, {device.name}: {round_figures(report)}")
+    agree(made, head + bool(report.steps))
+    return Turn(device.name, report)
 
 
 def _node(name: str, status: Mapping[str, Any]) -> NodeState:
     return NodeState(name, status["swarm"]["head_round"], status["swarm"]["state_hash"])
+
+
+def _render_turns(console: Page, turns: Sequence[Turn]) -> None:
+    names = ("PLAYED", "RIGHT", "REWRITTEN", "REVISED", "WINS", "LOSSES", "LOSS", "TIME")
+    rows = []
+    for number, turn in enumerate(turns, 1):
+        report = turn.report
+        counts = (report.played, report.right_first, report.reformatted, report.revised, report.wins, report.losses)
+        loss = "" if report.loss_win is None else f"{report.loss_win:.3f}"
+        rows.append([str(number), turn.device, *map(str, counts), loss, f"{report.seconds:.0f} s"])
+    columns = [Column(name, justify="right") for name in names]
+    console.rows([Column("TURN", justify="right"), "DEVICE", *columns], rows)
 
 
 def _telling(before: tuple[Answered, ...], after: tuple[Answered, ...]) -> list[tuple[Answered, Answered]]:

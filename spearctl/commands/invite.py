@@ -85,9 +85,11 @@ def invite(
         typer.Option(metavar="HOST:PORT", help="An address by which others reach this device. Repeatable."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the ticket to a file that only you can read.")
+        Path | None, typer.Option(metavar="FILE", help="Write the ticket to a new file that only you can read.")
     ] = None,
-    name: Annotated[str | None, typer.Option(metavar="NAME", help="What to call the swarm, if this founds it.")] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What to call a swarm that this founds; else as this device.")
+    ] = None,
 ) -> InviteResult:
     """Writes a ticket that lets one device in.
 
@@ -102,7 +104,7 @@ def invite(
     told = addresses_for(run, config, list(addr or []))
     founded, recovery = None, None
     if not swarm.places(run).is_member:
-        founded, recovery = found(run, config, who, name or f"{config.name[: MOST_NAME_CHARS - 2]}'s")
+        founded, recovery = found(run, config, who, name or config.name[:MOST_NAME_CHARS])
     elif name is not None:
         raise UsageError("this home belongs to a swarm already, which has a name", "leave --name out")
     text = ticket(run, who, told, life_s)

@@ -70,7 +70,7 @@ class JoinResult(Result):
         if self.stays:
             console.print(f"who wrote the ticket joined this device's swarm, {self.swarm_name}, so nothing was changed")
         elif self.joined:
-            console.title(f"This device is a member of the swarm {self.swarm_name}")
+            console.title(f"This device is a member of the swarm {self.swarm_name} now, and its node runs")
         else:
             console.print(f"this device is a member of the swarm {self.swarm_name} already; nothing was changed")
         if self.had_learned and self.fits:
@@ -140,8 +140,8 @@ def enter(run: Run, config: Config, ticket: Ticket, who: Identity, *, timeout_s:
 def _from_swarm(run: Run, config: Config, ticket: Ticket, *, detach: bool, timeout_s: float, yes: bool) -> JoinResult:
     """Joins from another swarm: only its founder, and only as long as nobody else is in it."""
     with swarm.view(run) as view:
-        found = view.overview
-    here, had_learned = found["swarm"], bool(view.learned().any())
+        found, had_learned = view.overview, bool(view.learned().any())
+    here = found["swarm"]
     if here["genesis"] == ticket.genesis.hex():
         return _result(run, config, joined=False, had_learned=False, detach=detach)
     others = [peer for peer in found["peers"] if peer["state"] != "revoked" and peer["id"] != ticket.issuer.hex()]
@@ -224,5 +224,5 @@ def _result(
         return result
 
     reached = serving.settings(config, listen=None, advertise=None, no_listen=False)
-    serving.serve(run, reached, lambda node: serving.announce(run, result))
+    serving.serve(run, config, reached, lambda node: serving.announce(run, result))
     return replace(result, running=False)

@@ -49,6 +49,7 @@ class PeerResult(Result):
     """One member."""
 
     peer: dict[str, Any]
+    let_in_by: str
 
     def data(self) -> Mapping[str, Any]:
         return {"peer": self.peer}
@@ -61,7 +62,7 @@ class PeerResult(Result):
                 ("id", peer["id"]),
                 ("state", STATES[peer["state"]]),
                 ("role", "founder" if peer["founder"] else ""),
-                ("let in by", "" if peer["founder"] else peer["let_in_by"] or ""),
+                ("let in by", "" if peer["founder"] else self.let_in_by),
                 ("addresses", ", ".join(peer["addresses"]) or "none; it only dials others"),
                 ("head round", "" if peer["head_round"] is None else str(peer["head_round"])),
                 ("state hash", peer["state_hash"] or ""),
@@ -117,7 +118,11 @@ def show(
     run: Run, peer: Annotated[str, typer.Argument(metavar="NAME|ID", help="Its name, or the beginning of its id.")]
 ) -> PeerResult:
     """Shows one member."""
-    return PeerResult(find(known(run)[1], peer, run))
+    peers = known(run)[1]
+    found = find(peers, peer, run)
+    names = {other["id"]: other["name"] for other in peers}
+    issuer = found["let_in_by"] or ""
+    return PeerResult(found, f"{names.get(issuer, 'this device')} ({issuer[:12]})")
 
 
 @command(commands, "ban")
@@ -166,13 +171,13 @@ def _running(run: Run) -> list[dict[str, Any]]:
     running, peers = known(run)
     if not running:
         raise StoppedError(
-            "the node does not run, and only it can tell the others", f"start it: {run.spell('up', '--detach')}"
+            "this needs the running node, and it does not run", f"start it: {run.spell('up', '--detach')}"
         )
     return peers
 
 
 def find(peers: list[dict[str, Any]], wanted: str, run: Run) -> dict[str, Any]:
-    """The member of a name, or whose id begins so.
+    """The member of a name, or whose id begins so; one that was revoked only if no other is meant.
 
     Raises:
         UsageError: There is none, or more than one.
@@ -180,6 +185,7 @@ def find(peers: list[dict[str, Any]], wanted: str, run: Run) -> dict[str, Any]:
     found = [peer for peer in peers if peer["name"] == wanted] or [
         peer for peer in peers if len(wanted) >= 4 and peer["id"].startswith(wanted.lower())
     ]
+    found = [peer for peer in found if peer["state"] != "revoked"] or found
     if len(found) == 1:
         return found[0]
     if not found:

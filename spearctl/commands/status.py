@@ -83,6 +83,7 @@ class StatusResult(Result):
     counts: Stats
     holder: Holder | None
     found: Found
+    takes_part: bool
     health: tuple[str, ...]
     next_line: str | None
     start_line: str
@@ -163,15 +164,18 @@ class StatusResult(Result):
         if swarm is None:
             return []
         pending = swarm["pending_wins"]
+        sealed = f"sealed up to {swarm['sealed_round']}" if swarm["sealed_round"] else "none sealed yet"
         return [
             ("node", f"runs, {self.found.address or 'only dials others'}" if self.found.running else "stopped"),
             ("swarm", f"{swarm['name']} ({swarm['genesis'][:12]}), {count(swarm['members'], 'member')}"),
-            ("round", f"{swarm['head_round']}, sealed up to {swarm['sealed_round']}"),
+            ("round", f"{swarm['head_round']}, {sealed}"),
             ("state", swarm["state_hash"]),
             ("pending", f"{count(pending, 'win')} learned here and not shared yet" if pending else ""),
         ]
 
     def _adapter(self) -> str:
+        if self.takes_part and self.found.swarm is not None:
+            return f"round {self.found.swarm['head_round']} of the swarm, with what was learned here on top"
         made = (
             count(self.learning.versions, "version") + " learned" if self.learning.versions else "nothing learned yet"
         )
@@ -197,7 +201,7 @@ class StatusResult(Result):
 
 @command(commands, "status")
 def status(run: Run) -> StatusResult:
-    """Shows this device: model, profile, adapter, feedback, training."""
+    """Shows this device: model, adapter, feedback, training, and its swarm."""
     from training.log import Log, read_log
     from training.stats import stats
 
@@ -205,7 +209,7 @@ def status(run: Run) -> StatusResult:
     learning = _learning(home)
     log = read_log(home.feedback_path) if home.feedback_path.exists() else Log(home.feedback_path, (), (), 0, False)
     counts = stats(log)
-    found = _found(run)
+    found, takes_part = _found(run), sharing.takes_part(run, config)
     return StatusResult(
         home=home,
         config=config,
@@ -214,7 +218,8 @@ def status(run: Run) -> StatusResult:
         counts=counts,
         holder=home.holder(),
         found=found,
-        health=(*_health(run, home, learning, log, counts), *_swarm_health(run, config), *found.health),
+        takes_part=takes_part,
+        health=(*_health(run, home, learning, log, counts), *_swarm_health(run, found, takes_part), *found.health),
         next_line=_next_line(run, learning, counts),
         start_line=run.spell("up", "--detach"),
     )
@@ -266,11 +271,10 @@ def _health(run: Run, home: Home, learning: Learning, log: Log, counts: Stats) -
     return lines
 
 
-def _swarm_health(run: Run, config: Config) -> list[str]:
-    genesis = swarm.genesis(run)
-    if genesis is None:
+def _swarm_health(run: Run, found: Found, takes_part: bool) -> list[str]:
+    if found.swarm is None:
         return []
-    lines = [] if sharing.fits(genesis, config) else [sharing.UNFIT]
+    lines = [] if takes_part else [sharing.UNFIT]
     kept = sharing.kept(run)
     if kept:
         lines.append(f"{count(len(kept), 'round')} kept on this device; to share: {run.spell('train', '--share-kept')}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -249,9 +249,13 @@ def _train(
     with learner(run, config, hand_over=hand_over) as ready, signals.deferred(heard) as stop, Phases(run) as phases:
         ready.store.tidy()
         try:
-            run_rounds(
-                ready, config, pool, rounds, stop, phases, reports, run, lambda: hand_over(ready.store, ready.history)
-            )
+            for index in range(rounds):
+                if stop or not (pool.playable or pool.waiting):
+                    break
+                reports.append(train_round(ready, config, pool, index, rounds, stop, phases))
+                hand_over(ready.store, ready.history)
+                run.say(round_line(reports[-1]))
+            ready.store.tidy()
         except Interrupted:
             dropped = f"round {ready.history.next_round()} dropped; "
         if stop.number is not None:
@@ -261,35 +265,22 @@ def _train(
     return reports, stopped, adapter, handed
 
 
-def run_rounds(
-    ready: Learner,
-    config: Config,
-    pool: Pool,
-    rounds: int,
-    stop: signals.Stop,
-    phases: Phases,
-    reports: list[RoundReport],
-    run: Run,
-    after_round: Callable[[], None] = lambda: None,
-    *,
-    only: int | None = None,
-) -> None:
-    """Runs rounds, adding their reports to ``reports`` as they are kept, until there is nothing left to learn from.
+def train_round(
+    ready: Learner, config: Config, pool: Pool, index: int, rounds: int, stop: signals.Stop, phases: Phases
+) -> RoundReport:
+    """Runs round ``index`` (from 0) of ``rounds``, over which the learning rate falls.
 
     Args:
         ready: The model and where its versions go.
         config: The home's settings.
         pool: What there is to learn from.
-        rounds: How many; the learning rate falls over them.
+        index: Which round.
+        rounds: Of how many.
         stop: Whether somebody asked to stop.
-        phases: Shows how far a round is.
-        reports: Filled.
-        run: Told a line a round.
-        after_round: Called after each round that was kept.
-        only: Run this one of them (from 0) alone.
+        phases: Shows how far the round is.
 
     Raises:
-        Interrupted: ``stop`` was set; what is in ``reports`` is kept.
+        Interrupted: ``stop`` was set; nothing of the round is kept.
     """
     from training.rounds import annealed, run_round
 
@@ -299,20 +290,12 @@ def run_rounds(
             raise Interrupted("stopped at a safe point")
 
     settings = round_config(ready, config)
-    for index in range(rounds) if only is None else (only,):
-        if not pool.playable and not pool.waiting:
-            break
-        phases.begin(f"round {index + 1} of {rounds}")
-        rate = annealed(settings.update.learning_rate, index, rounds)
-        current = replace(settings, update=replace(settings.update, learning_rate=rate))
-        report = run_round(ready.lm, ready.store, ready.history, pool, current, notify=notify)
-        reports.append(report)
-        after_round()
-        phases.end()
-        run.say(round_line(report))
-        if stop:
-            break
-    ready.store.tidy()
+    rate = annealed(settings.update.learning_rate, index, rounds)
+    current = replace(settings, update=replace(settings.update, learning_rate=rate))
+    phases.begin(f"round {index + 1} of {rounds}")
+    report = run_round(ready.lm, ready.store, ready.history, pool, current, notify=notify)
+    phases.end()
+    return report
 
 
 def round_config(ready: Learner, config: Config) -> RoundConfig:
@@ -338,6 +321,11 @@ def round_config(ready: Learner, config: Config) -> RoundConfig:
 
 def round_line(report: RoundReport) -> str:
     """One line about a round, for people who watch."""
+    return f"round {report.round}: {round_figures(report)}"
+
+
+def round_figures(report: RoundReport) -> str:
+    """What a round brought, in words."""
     parts = []
     if report.played:
         parts.append(f"{report.played} played, {report.right_first} right at once, {report.revised} revised")
@@ -346,7 +334,7 @@ def round_line(report: RoundReport) -> str:
     parts.append(f"{count(report.wins, 'win')}, {count(report.losses, 'loss', 'losses')}")
     if report.loss_win is not None:
         parts.append(f"loss {report.loss_win:.3f}")
-    return f"round {report.round}: {'; '.join(parts)}; {report.seconds:.0f} s"
+    return f"{'; '.join(parts)}; {report.seconds:.0f} s"
 
 
 def render_rounds(console: Page, rounds: Sequence[RoundReport]) -> None:

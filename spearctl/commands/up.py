@@ -45,9 +45,12 @@ class UpResult(Result):
         if not self.running:
             console.print("the node was stopped")
             return
-        where = f"on {self.address}" if self.address else "without an address of its own; it dials the others"
-        verb = "runs now" if self.started else "runs already; nothing was changed"
-        console.print(f"the node of swarm {self.swarm_name} {verb} in process {self.pid}, {where}")
+        where = f"on {self.address}" if self.address else "without an address: it only dials others"
+        what = f"in process {self.pid}, {where}"
+        if self.started:
+            console.print(f"the node of the swarm {self.swarm_name} runs now {what}")
+        else:
+            console.print(f"nothing was changed: the node of the swarm {self.swarm_name} runs already {what}")
         console.next_steps(self.status_line)
 
 
@@ -102,7 +105,7 @@ def up(
         told[:] = [UpResult(True, True, os.getpid(), address, name, run.spell("status"))]
         serving.announce(run, told[0])
 
-    serving.serve(run, reached, ready)
+    serving.serve(run, config, reached, ready)
     return replace(told[0], running=False, pid=None)
 
 

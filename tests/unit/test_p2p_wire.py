@@ -159,7 +159,7 @@ def test_a_message_is_an_array_of_its_name_and_its_fields() -> None:
         Chunk(h(1), 2**32, 2**62, bytes(limits.CHUNK_BYTES)),
         WantChunk(h(1), 2**32),
         Hello(
-            genesis=h(1), instance=bytes(16), previous=bytes(16), certificates=(LARGEST_SIGNED,) * 3,
+            genesis=h(1), instance=bytes(16), previous=bytes(256), certificates=(LARGEST_SIGNED,) * 3,
             beat=changed(BEAT, head=2**62, height=2**62, time_s=2**62),
         ),
         Tip(header=LARGEST_SIGNED, seal=LARGEST_SIGNED, contested=True),
@@ -193,7 +193,7 @@ def test_a_message_that_is_too_long_is_refused_unread() -> None:
         (HELLO, {"genesis": bytes(31)}, "length >= 32"),
         (HELLO, {"instance": bytes(15)}, "length >= 16"),
         (HELLO, {"instance": bytes(17)}, "length <= 16"),
-        (HELLO, {"previous": bytes(17)}, "length <= 16"),
+        (HELLO, {"previous": bytes(257)}, "length <= 256"),
         (HELLO, {"certificates": ()}, "length >= 1"),
         (HELLO, {"certificates": (SIGNED,) * 4}, "length <= 3"),
         (HELLO, {"beat": changed(BEAT, rounds=b"")}, "length >= 32"),
