@@ -10,17 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from p2p import limits
 from p2p.context import Context
 from p2p.encoding import encode
 from p2p.errors import TrustError
-from p2p.gossip import Gossip, certificates_of
+from p2p.gossip import Gossip, chain_of
 from p2p.links import Link
-from p2p.records import Certificate, Record, sign_record
+from p2p.records import Certificate, PeerRecord, Record, Signed, sign_record
 from p2p.wire import Join, Joined, Refused
 
 MOST_WAITING = 16
 WAIT_S = 600.0
+MOST_TOLD = 16
+"""Members that a newcomer is told of."""
 
 Reason = Literal["expired", "used", "unknown", "merging", "revoked", "full"]
 
@@ -124,13 +125,15 @@ class Admission:
         roster = self._context.replica.roster
         if not roster.may_invite(self._context.me) or join.member in roster.equivocators:
             return "revoked"
+        if roster.is_revoked_by(join.member, (self._context.genesis.sealer, self._context.me)):
+            return "revoked"
         if self._context.storage.get(_used(join.invite)) is not None:
             return "used"
         if self._context.clock_s > expires_s:
             return "expired"
         if self._is_merging(join) and self.leaving_for < self._context.replica.hash:
             return "merging"
-        return "full" if len(roster.members()) >= limits.MAX_ROSTER else None
+        return "full" if roster.is_full else None
 
     def _is_merging(self, join: Join) -> bool:
         """Whether this node is about to join the swarm whose founder asks to join this one."""
@@ -152,9 +155,24 @@ class Admission:
         self.stays = self.stays or self._is_merging(join)
 
     def _welcome(self, join: Join, link: Link) -> None:
-        if link.member is None:
-            chain = certificates_of(self._context, join.member)
-            self._context.send(link, Joined(encode(self._context.genesis), chain))
+        given = self._given(join)
+        if link.member is None and given is not None:
+            chain = chain_of(self._context, given.id)
+            self._context.send(link, Joined(encode(self._context.genesis), chain, self._others(join.member)))
+
+    def _others(self, newcomer: bytes) -> tuple[Signed, ...]:
+        """Certificates and addresses of a few members: whoever lets somebody in may be gone for good a moment later."""
+        context, roster = self._context, self._context.replica.roster
+        members = [member for member in roster.members() if member != newcomer]
+        found = [record for member in members if (record := roster.peer_record(member)) and _addresses(record)]
+        told: dict[bytes, Signed] = {}
+        for record in context.rng.sample(found, min(len(found), MOST_TOLD)):
+            assert isinstance(record.body, PeerRecord)
+            certificate = roster.certificate_of(record.body.member)
+            assert certificate is not None
+            for signed in (*chain_of(context, certificate.id), record.signed):
+                told[signed.body] = signed
+        return tuple(told.values())
 
     def _refuse(self, join: Join, reason: Reason, link: Link) -> None:
         self._context.send(link, Refused(join.invite, reason))
@@ -162,6 +180,10 @@ class Admission:
     def _keep(self, join: Join) -> None:
         if len(self._waiting) < MOST_WAITING:
             self._waiting.setdefault((join.invite, join.member), _Waiting(join, self._context.now, set()))
+
+
+def _addresses(record: Record) -> tuple[str, ...]:
+    return record.body.addresses if isinstance(record.body, PeerRecord) else ()
 
 
 def _used(invite: bytes) -> str:

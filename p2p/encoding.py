@@ -11,6 +11,7 @@ so that nothing signed for one purpose can stand for another.
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Any, TypeVar
 
 import msgspec
@@ -100,3 +101,16 @@ def verify(public: bytes, domain: str, raw: bytes, signature: bytes) -> None:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, domain_separated(domain, raw))
     except (InvalidSignature, ValueError) as error:
         raise TrustError(f"a {domain}'s signature does not hold") from error
+
+
+# Controls, signs without a shape, and those that turn the direction of a line. Ranges and not Python's own notion of
+# what can be printed: that grows with every version of Unicode, and members must agree.
+_UNPRINTABLE = re.compile(
+    "[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff"
+    "\ufff9-\uffff\U000e0000-\U000e0fff]"
+)
+
+
+def is_printable(text: str) -> bool:
+    """Whether a name may be shown to people as it is, whatever version of Unicode this Python knows."""
+    return _UNPRINTABLE.search(text) is None

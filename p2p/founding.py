@@ -132,18 +132,18 @@ def read_recovery_key(path: Path) -> Ed25519PrivateKey:
     return key
 
 
-def enter(storage: Storage, genesis: Genesis, certificates: Sequence[Record]) -> None:
+def enter(storage: Storage, genesis: Genesis, records: Sequence[Record]) -> None:
     """Writes into an empty ledger what a member needs to run on it, in one step.
 
     Args:
         storage: Of the new swarm.
         genesis: The swarm's.
-        certificates: The founder's, its issuer's where that is another, its own; the last is its own.
+        records: What the node begins with; the last is its own certificate.
     """
     storage.put(_GENESIS, encode(genesis))
-    for record in certificates:
+    for record in records:
         storage.add_record(record)
-    storage.put(_CERTIFICATE, certificates[-1].id)
+    storage.put(_CERTIFICATE, records[-1].id)
     storage.commit()
 
 

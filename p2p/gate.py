@@ -14,7 +14,7 @@ original that is started again after its copy was used, and first meets a peer w
 from __future__ import annotations
 
 from collections.abc import Iterable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from p2p import limits
 from p2p.links import Link
@@ -31,6 +31,7 @@ class Gate:
 
     suspect: bool
     heard: set[bytes]
+    _ahead: dict[bytes, tuple[int, float]] = field(default_factory=dict)
 
     def told(self, member: bytes) -> None:
         """A member told what it knows of this node's own records."""
@@ -40,14 +41,18 @@ class Gate:
         """Members that have to be heard yet because this home may be a copy."""
         return others - self.heard if self.suspect else frozenset()
 
-    def is_open(self, others: Set[bytes], links: Iterable[Link], height: int, membership: bytes) -> bool:
+    def is_open(
+        self, others: Set[bytes], links: Iterable[Link], *, known: int, offered: int, membership: bytes, now: float
+    ) -> bool:
         """Whether something may be signed now.
 
         Args:
             others: All other members in good standing.
             links: All links that are up.
-            height: Of the last seal here: seals tell what this node signed, too, so those of peers come first.
+            known: Height of the last seal here: seals tell what this node signed, too, so those of peers come first.
+            offered: Height of the last seal that came, whether it is accepted or not.
             membership: Digest of what is known of members here: an old backup has to learn first whom to ask.
+            now: Time: who says that there are higher seals, and sends none, is waited for once, and not for long.
         """
         mine = [link for link in links if link.member is not None]
         if any(link.contested for link in mine):
@@ -58,8 +63,20 @@ class Gate:
             return False
         if self.suspect and any(link.beat is None or link.beat.membership != membership for link in mine):
             return False
-        behind = any(link.beat is not None and link.beat.height > height for link in mine)
-        return not behind and any(link.confirmed for link in mine)
+        return not self._is_behind(mine, known, offered, now) and any(link.confirmed for link in mine)
+
+    def _is_behind(self, links: Iterable[Link], known: int, offered: int, now: float) -> bool:
+        """Whether there are seals to take first: such as have come, or such as somebody said a moment ago to have."""
+        behind = False
+        for link in links:
+            if link.member is None or link.beat is None:
+                continue
+            if link.beat.height > known:
+                if self._ahead.get(link.member, (-1, now))[0] != known:
+                    self._ahead[link.member] = known, now
+                since = self._ahead[link.member][1]
+                behind |= link.beat.height <= offered or now - since < limits.LINK_DEAD_S
+        return behind
 
 
 @dataclass(slots=True)

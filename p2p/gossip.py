@@ -6,7 +6,7 @@ comparing digests with every beat. Both are idempotent, so nothing depends on wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 
 from p2p import limits
 from p2p.context import Context
@@ -31,14 +31,21 @@ class Gossip:
         context: Shared with the other parts.
         recent: Finds the header of a delta that was sealed lately, for members who still check that seal.
         own: Told of headers of this very node that others sent.
+        needed: Says which blobs are needed.
     """
 
     def __init__(
-        self, context: Context, recent: Callable[[bytes], Record | None], own: Callable[[Record], None]
+        self,
+        context: Context,
+        *,
+        recent: Callable[[bytes], Record | None],
+        own: Callable[[Record], None],
+        needed: Callable[[], Set[bytes]],
     ) -> None:
         self._context = context
         self._recent = recent
         self._own = own
+        self._needed = needed
         self._fresh: list[tuple[Record, int | None]] = []
         self._asked: dict[bytes, float] = {}
 
@@ -84,17 +91,14 @@ class Gossip:
                     # Kept at once: the sealer may come back from a backup, and must hear of it then.
                     self._context.storage.put(f"offered/{record.body.height:012}", encode(record.signed))
                     self._fresh.append((record, source))
-            case PeerRecord() as body:
-                before = replica.roster.peer_record(body.member)
-                if replica.roster.add(record):
-                    if before is not None:
-                        self._context.storage.remove_record(before.id)
-                    self._context.storage.add_record(record)
-                    self._fresh.append((record, source))
+                elif record.body.height in replica.forked_seals and not self._context.storage.keys("forked/"):
+                    self._context.storage.put(f"forked/{record.body.height:012}", encode(record.signed))
             case _:
                 if replica.roster.add(record):
                     self._context.storage.add_record(record)
                     self._fresh.append((record, source))
+                for id in replica.roster.superseded():
+                    self._context.storage.remove_record(id)
 
     def _remember(self, record: Record, header: Header) -> None:
         """What an author signed last is kept even where it comes too late, or is too far ahead, to count."""
@@ -126,8 +130,10 @@ class Gossip:
                 self._fresh.append((record, source))
         for id in change.forgotten:
             storage.remove_record(id)
-        for payload in change.freed:
-            storage.remove_blob(payload)
+        if change.freed:
+            # A header may name anything as its payload, what seals are made of among it.
+            for payload in set(change.freed) - self._needed():
+                storage.remove_blob(payload)
         for first, second in change.accused:
             proof = Proof(first.signed, second.signed)
             assert isinstance(first.body, Header)
@@ -197,7 +203,7 @@ class Gossip:
 
     def give_seals(self, height: int, link: Link) -> None:
         """Answers a wish for seals, oldest first; who wants more asks again."""
-        seals = [self._context.replica.seal(h) for h in range(height, height + limits.MAX_RECORDS_PER_MESSAGE)]
+        seals = [self._context.replica.known_seal(h) for h in range(height, height + limits.MAX_RECORDS_PER_MESSAGE)]
         self._push(link, [record.signed for record in seals if record is not None])
 
     def compare(self, beat: Beat, link: Link) -> None:
@@ -206,9 +212,10 @@ class Gossip:
         link.beat = beat
         if now - link.compared < COMPARE_S:
             return
-        if beat.height > replica.sealed.height + len(replica.offered_chain()):
+        reached = replica.sealed.height + len(replica.offered_chain())
+        if max(beat.height, replica.offered_height) > reached:
             link.compared = now
-            self._context.send(link, WantSeals(replica.sealed.height + len(replica.offered_chain()) + 1))
+            self._context.send(link, WantSeals(reached + 1))
         digests = [RoundDigest(0, replica.round_digest(0))] if beat.membership != replica.round_digest(0) else []
         whole = beat.height == replica.sealed.height and beat.rounds != replica.set_digest()
         if whole:
@@ -237,11 +244,11 @@ class Gossip:
             self._context.send(link, message(all_ids[start : start + limits.MAX_IDS_PER_MESSAGE]))
 
 
-def certificates_of(context: Context, member: bytes) -> tuple[Signed, ...]:
-    """What a stranger needs to trust a member: the founder's certificate, its issuer's and its own."""
+def chain_of(context: Context, certificate: bytes) -> tuple[Signed, ...]:
+    """What a stranger needs to trust a certificate that is here: the founder's, its issuer's, and itself."""
     roster = context.replica.roster
     chain: list[Record] = []
-    record = roster.certificate_of(member)
+    record = roster.get(certificate)
     while record is not None:
         chain.insert(0, record)
         assert isinstance(record.body, Certificate)

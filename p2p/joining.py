@@ -7,15 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from p2p import limits
 from p2p.encoding import encode
-from p2p.errors import NetworkError, TicketError, TrustError
+from p2p.errors import NetworkError, TicketError, TrustError, WireError
 from p2p.founding import check_chain
 from p2p.identity import Identity
-from p2p.records import Genesis, Invite, Record, read_genesis, record_id
+from p2p.records import (
+    Certificate,
+    Genesis,
+    Invite,
+    PeerRecord,
+    Record,
+    Signed,
+    open_record,
+    read_genesis,
+    record_id,
+)
+from p2p.roster import Missing, Roster
 from p2p.tickets import Ticket
 from p2p.transport import LinkDown, LinkUp, Received, Transport
 from p2p.wire import Bye, Join, Joined, Refused, make_join, read_message, write_message
@@ -42,11 +54,14 @@ class Membership:
 
     Attributes:
         genesis: The swarm's.
-        certificates: The founder's, its issuer's where that is another, and this node's.
+        records: What the node begins with: certificates, and peer records of others. The first is the founder's
+            certificate, the last its own.
+        seal: Height and id of the seal that the ticket names; height 0 for none.
     """
 
     genesis: Genesis
-    certificates: tuple[Record, ...]
+    records: tuple[Record, ...]
+    seal: tuple[int, bytes] = (0, b"")
 
 
 def invite_id(ticket: Ticket) -> bytes:
@@ -180,4 +195,18 @@ def _membership(answer: Joined, ticket: Ticket, identity: Identity) -> Membershi
     genesis = read_genesis(answer.genesis)
     if genesis.hash != ticket.genesis:
         raise TrustError("the swarm that answered is not the ticket's")
-    return Membership(genesis, tuple(check_chain(genesis, answer.certificates, identity)))
+    chain = check_chain(genesis, answer.certificates, identity)
+    records = *chain[:-1], *_sound(genesis, chain, answer.others), chain[-1]
+    return Membership(genesis, records, (ticket.seal_height, ticket.seal))
+
+
+def _sound(genesis: Genesis, chain: Sequence[Record], others: Iterable[Signed]) -> Iterator[Record]:
+    """Those records of others that hold; they are a help, not a condition."""
+    roster = Roster(genesis)
+    for record in chain:
+        roster.add(record)
+    for signed in others:
+        with suppress(WireError, TrustError, Missing):
+            record = open_record(signed, genesis.hash)
+            if isinstance(record.body, Certificate | PeerRecord) and roster.add(record):
+                yield record

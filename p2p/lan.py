@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from p2p import addresses, limits
+from p2p.encoding import is_printable
 from p2p.errors import NetworkError, WireError
 
 if TYPE_CHECKING:
@@ -214,6 +215,6 @@ def _from_service(service: ServiceInfo) -> Found:
         raise WireError(f"a malformed announcement: {error}") from error
     if len(prefix) != GENESIS_PREFIX_BYTES or len(transport) != 32:
         raise WireError("an announcement with half a hash")
-    if not 1 <= len(name) <= limits.MAX_NAME_CHARS or not name.isprintable():
+    if not 1 <= len(name) <= limits.MAX_NAME_CHARS or not is_printable(name):
         raise WireError("an announcement with a name that cannot be printed")
     return Found(name=name, genesis_prefix=prefix, address=str(address), transport_public=transport)

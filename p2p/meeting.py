@@ -18,13 +18,15 @@ from p2p.context import Context
 from p2p.dialling import Dialling
 from p2p.errors import TrustError, WireError
 from p2p.gate import Gate, Instances
-from p2p.gossip import Gossip, certificates_of
+from p2p.gossip import Gossip, chain_of
 from p2p.links import Link
 from p2p.records import Certificate, Header, Record, open_record
 from p2p.roster import Missing
-from p2p.wire import Beat, Bye, Hello, Tip
+from p2p.wire import Beat, Bye, Hello, Redirect, Tip
 
 BEAT_ON_CHANGE_S = 2.0
+MOST_REDIRECTED = 16
+"""Members that somebody is told of for whom there is no room."""
 
 
 class Meeting:
@@ -117,7 +119,7 @@ class Meeting:
             context.drop(link, "this very node")
         elif link.member is not None:
             self._take_again(hello, link)
-        elif not self._is_second(link, own.member):
+        elif not self._is_second(link, own.member) and self._has_room(link):
             self._meet(link, own.member, hello)
 
     def _take_chain(self, hello: Hello, link: Link) -> Certificate:
@@ -168,13 +170,24 @@ class Meeting:
                     return True
         return False
 
+    def _has_room(self, link: Link) -> bool:
+        """Whether there is room for a link, or for one that this node wanted; who is too many is told of others."""
+        context = self._context
+        accepted = sum(not other.dialled for other in context.members())
+        if link.dialled or accepted < limits.MAX_ACCEPTED:
+            return True
+        others = [record.signed for record in context.replica.roster.peer_records()]
+        context.send(link, Redirect(tuple(context.rng.sample(others, min(len(others), MOST_REDIRECTED)))))
+        context.drop(link, "no room")
+        return False
+
     def _greet(self, link: Link) -> None:
         context = self._context
         hello = Hello(
             genesis=context.replica.hash,
             instance=self._instance,
             previous=self._previous,
-            certificates=certificates_of(context, context.me),
+            certificates=chain_of(context, context.author.certificate),
             beat=self._place(),
         )
         context.send(link, hello)
@@ -221,4 +234,4 @@ class Meeting:
 
 def _place(beat: Beat) -> tuple[object, ...]:
     """What of a beat is worth telling when it changes."""
-    return beat.head, beat.height, beat.state, beat.membership, beat.rounds
+    return beat.head, beat.height, beat.state, beat.membership, beat.rounds, beat.waits

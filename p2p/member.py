@@ -30,6 +30,7 @@ from p2p.opening import forget_refused, open_context
 from p2p.outbox import Author, Outbox
 from p2p.records import Certificate, Genesis, Header, Record
 from p2p.sealing import Sealing, payloads_of
+from p2p.signing import Signing
 from p2p.state import State
 from p2p.storage import Storage
 from p2p.transfers import Transfers
@@ -86,13 +87,19 @@ class Member:
         previous = storage.get("instance") or b""
         storage.put("instance", (previous + instance)[-16 * limits.KNOWN_INSTANCES :])
         self._downloads = Downloads(rng, storage.partial_bytes)
-        self.gossip = Gossip(self.context, lambda id: self.sealing.recent.get(id), self._heard_of_own)
+        self.gossip = Gossip(
+            self.context,
+            recent=lambda id: self.sealing.recent.get(id),
+            own=self._heard_of_own,
+            needed=self.referenced,
+        )
         self.admission = Admission(self.context, self.gossip)
         self._announcing = Announcing(self.context, self.gossip)
         self.dialling = Dialling(self.context)
         self.state = State(self.context.replica, storage)
         self.sealing = Sealing(self.context, self.state, self.outbox, ask=self._ask_all)
         self.transfers = Transfers(self.context, self.gossip, self.sealing, self._downloads)
+        self.signing = Signing(self.context, self.state, self.outbox, self.gossip)
         self._gate = Gate(storage.is_suspect, set())
         self.meeting = Meeting(
             self.context,
@@ -105,9 +112,8 @@ class Member:
             own=self._heard_of_own,
         )
         self._everybody: tuple[int, frozenset[bytes]] = (-1, frozenset())
-        self._null_at: float | None = None
         self._tidied = now
-        self._alarms: tuple[str, ...] = ()
+        self._was_restored = False
         self.state.refresh()
         forget_refused(self.context)
         storage.commit()
@@ -194,16 +200,30 @@ class Member:
     @property
     def health(self) -> tuple[str, ...]:
         """What somebody should look at, in words."""
-        lines = [*self._alarms]
+        lines = []
+        if self.signing.is_full:
+            lines.append(
+                f"unsealed learning fills its {limits.UNSEALED_QUOTA_BYTES >> 30} GiB; nothing is shared until a seal"
+            )
+        if self._was_restored:
+            lines.append("this home was restored from an older copy; it went on from what peers knew")
         replica, others = self.context.replica, self._others()
         if self.sealing.mismatch is not None:
             lines.append(f"{self.sealing.mismatch}; nothing is sealed or pruned any more")
         if replica.forked_seals:
             lines.append("the sealer signed two different seals; nothing is sealed or pruned any more")
-        if any(link.contested for link in self.context.links.values()):
-            lines.append("another device runs with a copy of this home; nothing is signed until only one of them does")
+        witnesses = sorted(
+            self.name_of(link.member) for link in self.context.links.values() if link.contested and link.member
+        )
+        if witnesses:
+            lines.append(
+                f"another device runs with a copy of this home, says {', '.join(witnesses)};"
+                " nothing is signed until only one of them does"
+            )
         elif waiting := len(self._gate.waits_for(others)):
             lines.append(f"this home is a copy or an old backup; before it shares, {waiting} members have to be heard")
+        if self.sealing.is_early:
+            lines.append("the seal that this device's ticket names has not come yet; nothing is signed before")
         if self.sealing.lost:
             lines.append(f"{self.sealing.lost} deltas that an older copy of this home shared came too late for a seal")
         if not replica.roster.is_member(self.context.me):
@@ -232,8 +252,17 @@ class Member:
     def may_sign(self) -> bool:
         """Whether something may be signed now."""
         context, replica = self.context, self.context.replica
-        return replica.roster.is_member(context.me) and self._gate.is_open(
-            self._others(), context.links.values(), replica.sealed.height, replica.round_digest(MEMBERSHIP)
+        return (
+            replica.roster.is_member(context.me)
+            and not self.sealing.is_early
+            and self._gate.is_open(
+                self._others(),
+                context.links.values(),
+                known=replica.sealed.height,
+                offered=replica.offered_height,
+                membership=replica.round_digest(MEMBERSHIP),
+                now=context.now,
+            )
         )
 
     @property
@@ -256,6 +285,7 @@ class Member:
             state=self.state.hash,
             membership=replica.round_digest(0),
             rounds=replica.set_digest(),
+            waits=self.signing.waits,
             time_s=max(0, self.context.clock_s),
         )
 
@@ -271,7 +301,7 @@ class Member:
             self._gate.suspect = False
             self.outbox.cleared()
         may_sign = self.may_sign
-        self._sign(may_sign)
+        self.signing.step(may_sign=may_sign)
         while self.sealing.step(may_sign=may_sign):
             record = context.replica.newest_seal()
             assert record is not None
@@ -293,60 +323,11 @@ class Member:
             self.meeting.link_down(link)
         self.context.ended.clear()
 
-    def _sign(self, may_sign: bool) -> None:
-        """Signs what is pending, or a null delta where somebody waits for company, if it may and a round is open."""
-        context, replica = self.context, self.context.replica
-        if not may_sign:
-            self._null_at = None
-            return
-        last = self.outbox.last.round
-        learned = self.outbox.wins > 0 and self._has_room()
-        room = replica.open_round(context.me, last, self.outbox.base if learned else 0)
-        if learned and room is not None:
-            self._keep_company(room[0])
-            self._sign_in(*room, null=False)
-            self._null_at = None
-        elif (
-            replica.is_short(context.me) and (room := replica.open_round(context.me, last)) and room[0] == replica.head
-        ):
-            if self._null_at is None:
-                self._null_at = context.now + context.rng.uniform(*limits.NULL_DELAY_S)
-            elif context.now >= self._null_at:
-                self._sign_in(*room, null=True)
-                self._null_at = None
-        else:
-            self._null_at = None
-
-    def _keep_company(self, opening: int) -> None:
-        """Joins the head round before the next is opened, if somebody is alone there and could never follow."""
-        context, replica = self.context, self.context.replica
-        head = replica.open_round(context.me, self.outbox.last.round)
-        if replica.is_short(context.me) and head is not None and head[0] == replica.head < opening:
-            self._sign_in(*head, null=True)
-
-    def _sign_in(self, round: int, parents: tuple[bytes, ...], *, null: bool) -> None:
-        record = self.outbox.sign(self.context.author, round, parents, self.state.hash, null=null)
-        assert isinstance(record.body, Header)
-        if not null:
-            self.context.replica.add_payload(record.body)
-        self.gossip.spread(self.context.replica.add_header(record))
-
-    def _has_room(self) -> bool:
-        """Whether the disk quota for unsealed payloads leaves room for another one."""
-        used = sum(_payload_bytes(record) for record in self.context.replica.unsealed())
-        full = used >= limits.UNSEALED_QUOTA_BYTES
-        self._alarms = (
-            (f"unsealed learning fills its {limits.UNSEALED_QUOTA_BYTES >> 30} GiB; nothing is shared until a seal",)
-            if full
-            else ()
-        )
-        return not full
-
     def _heard_of_own(self, record: Record) -> None:
         """Somebody sent a header that this node signed; a copy or an old backup does not know it."""
         assert isinstance(record.body, Header)
         if self.outbox.adopt(record, is_open=record.body.round > self.context.replica.sealed.round):
-            self._alarms = (*self._alarms, "this home was restored from an older copy; it went on from what peers knew")
+            self._was_restored = True
 
     def _handle(self, link: Link, message: object) -> None:
         if link.member is None:
@@ -385,8 +366,8 @@ class Member:
                 self.admission.ask(message, link)
             case Refused():
                 self.admission.refused(message, link)
-            case Redirect():
-                self.gossip.take(message.records, link)
+            case Redirect() if link.dialled:
+                self._redirected(message, link)
             case Bye():
                 self.context.drop(link, f"it said: {message.reason}")
             case _:
@@ -401,8 +382,15 @@ class Member:
             self.context.drop(link, f"it said: {message.reason}")
         elif isinstance(message, Hello) and (link.dialled or roster.admits(link.key)):
             self.meeting.take_hello(message, link)
+        elif isinstance(message, Redirect) and link.dialled:
+            self._redirected(message, link)
         elif not (link.dialled or roster.admits(link.key)):
             self.context.drop(link, "a newcomer who says something else than that it wants to join")
+
+    def _redirected(self, message: Redirect, link: Link) -> None:
+        """There is no room at the other end: others are dialled before it is tried again."""
+        self.gossip.take(message.records, link)
+        self.context.drop(link, "no room there")
 
     def _ask_all(self, ids: Collection[bytes]) -> None:
         """Asks one member, chosen at random, for records; another one if they do not come."""
@@ -416,8 +404,3 @@ class Member:
         if self._everybody[0] != roster.version:
             self._everybody = roster.version, frozenset(roster.members()) - {self.context.me}
         return self._everybody[1]
-
-
-def _payload_bytes(record: Record) -> int:
-    assert isinstance(record.body, Header)
-    return record.body.payload_bytes

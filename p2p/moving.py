@@ -26,6 +26,7 @@ from p2p.member import Member
 from p2p.outbox import Outbox
 from p2p.places import Places
 from p2p.records import Genesis, Record
+from p2p.sealing import name_seal
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +52,21 @@ def found(places: Places, identity: Identity, genesis: Genesis, name: str, lugga
 def move_in(
     places: Places,
     genesis: Genesis,
-    certificates: Sequence[Record],
+    records: Sequence[Record],
     contacts: Mapping[bytes, str],
     luggage: Luggage | None,
+    *,
+    seal: tuple[int, bytes] = (0, b""),
 ) -> None:
     """Makes a home a member's. What it was a member of before is put aside.
 
     Args:
         places: The home's.
         genesis: The new swarm's.
-        certificates: The founder's, the issuer's where that is another, this node's.
+        records: What the node begins with; the last is its own certificate.
         contacts: Addresses to begin with, by transport key.
         luggage: What becomes pending there.
+        seal: Height and id of a seal that the swarm's must contain; height 0 for none.
 
     Raises:
         LedgerError: The disk does not take it, or a node runs on the old ledger.
@@ -74,9 +78,10 @@ def move_in(
     try:
         for key, address in contacts.items():
             ledger.put(f"contact/{key.hex()}", encode(address))
+        name_seal(ledger, *seal)
         if luggage is not None:
             Outbox(genesis, ledger).add(luggage.id, luggage.values, luggage.wins)
-        enter(ledger, genesis, certificates)
+        enter(ledger, genesis, records)
     finally:
         ledger.close()
     os.rename(building, places.next_swarm)

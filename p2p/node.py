@@ -27,7 +27,7 @@ from p2p.issuing import make_revocation, make_ticket
 from p2p.joining import Membership, Merging, join
 from p2p.ledger import Ledger
 from p2p.member import Member
-from p2p.overview import overview
+from p2p.overview import BANNED, overview, remember_drop, troubles
 from p2p.places import Places
 from p2p.records import Certificate, Revocation
 from p2p.storage import Storage
@@ -97,6 +97,8 @@ class Node:
             now=time.monotonic(),
             clock_s=_unix(),
         )
+        ledger.tidy(self.member.referenced())  # only now is it known what a crash left behind
+        ledger.commit()
         self.transport = Transport(
             secret=identity.transport_secret, listen=settings.listen, admit=self._admits, tap=tap
         )
@@ -185,6 +187,7 @@ class Node:
                 self._dialled.pop(link, None)
                 self._queues.pop(link, None)
                 self.member.dialling.failed(key)
+                remember_drop(self.member.context, link, reason, now)
                 self._perform(self.member.link_down(link, now=now, clock_s=clock_s))
             case Received(link=link, data=data):
                 self._perform(self.member.received(link, data, now=now, clock_s=clock_s))
@@ -263,25 +266,22 @@ class Node:
         return await handlers[command](arguments)
 
     async def _status(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        member, now = self.member, time.monotonic()
         found = overview(
-            self.member.context,
-            self.member.state.hash,
-            self.member.outbox,
-            now=time.monotonic(),
-            banned=self._banned,
-            stats=self._stats(),
+            member.context, member.state.hash, member.outbox, now=now, banned=self._banned, stats=self._stats()
         )
         return {
             **found,
-            "health": [*self.member.health, *self._troubles()],
+            "health": [*member.health, *troubles(self._places.outbox)],
+            "turned_away": {reason: number for reason, number in self.transport.counts.items() if number},
             "running": True,
             "join": self._join_outcome,
             "pid": os.getpid(),
             "addresses": list(self.advertised),
-            "uptime_s": time.monotonic() - self._started,
+            "uptime_s": now - self._started,
             "transfers": [
                 {"blob": download.name.hex(), "bytes": download.have, "total_bytes": download.total}
-                for download in self.member.downloads
+                for download in member.downloads
             ],
         }
 
@@ -291,12 +291,6 @@ class Node:
             with suppress(KeyError):  # its end is the next thing to happen
                 found[link] = self.transport.stats(link)
         return found
-
-    def _troubles(self) -> list[str]:
-        refused = increments.refused(self._places.outbox)
-        if not refused:
-            return []
-        return [f"learning that does not fit this swarm, or is damaged, was put aside: {refused[0].parent}/*.refused"]
 
     async def _wake(self, arguments: dict[str, Any]) -> dict[str, Any]:
         self._woken.set()
@@ -319,7 +313,7 @@ class Node:
 
     async def _ban(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Holds no link to a member any more, or does so again."""
-        member = bytes.fromhex(arguments["member"])
+        member, before = bytes.fromhex(arguments["member"]), len(self._banned)
         if arguments.get("undo"):
             self._ledger.delete(_BAN + member.hex())
             self._banned.discard(member)
@@ -330,9 +324,9 @@ class Node:
             self._ledger.put(_BAN + member.hex(), b"1")
             self._banned.add(member)
             for link in [link for link in self.member.context.members() if link.member == member]:
-                self.transport.drop(link.number, "banned here")
+                self.transport.drop(link.number, BANNED)
         self._ledger.commit()
-        return {}
+        return {"changed": len(self._banned) != before}
 
     async def _revoke(self, arguments: dict[str, Any]) -> dict[str, Any]:
         record = make_revocation(
@@ -382,6 +376,9 @@ class Node:
                 pass
             except P2PError as error:
                 self._join_outcome = {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
+            except Exception as error:  # a bug ends the attempt, not the node
+                _log.exception("joining another swarm failed")
+                self._join_outcome = {"kind": "bug", "message": f"the node failed: {error!r}", "hint": None}
         _log.info("joining another swarm ended: %s", self._join_outcome)
         self.member.admission.leaving_for = b""
         return None

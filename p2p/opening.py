@@ -66,7 +66,7 @@ def _load_seals(context: Context) -> None:
         assert isinstance(last, Seal)
         raw = context.storage.read_blob(last.contents)
         context.replica.accept_seal(chain[-1], decode(raw, SealContents, limits.MAX_SEAL_CONTENTS_BYTES))
-    for key in context.storage.keys("offered/"):
+    for key in (*context.storage.keys("offered/"), *context.storage.keys("forked/")):
         signed = decode(_value(context.storage, key), Signed, 2 * limits.MAX_RECORD_BYTES)
         context.replica.offer_seal(open_record(signed, context.replica.hash))
 
@@ -78,8 +78,8 @@ def _load_set(context: Context, records: list[Record]) -> None:
         with suppress(Missing):
             replica.add_header(record, was_kept=True)
         header = _header(record)
-        if not header.is_null and storage.has_blob(header.payload):
-            # A blob is here only if it was checked for every header that was here then.
+        if not (header.is_null or replica.is_of_seal(header.payload)) and storage.has_blob(header.payload):
+            # A payload is here only if it was checked for every header that was here then.
             replica.add_payload(header)
 
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
+from p2p import increments, limits
 from p2p.context import Context
-from p2p.links import Link
+from p2p.links import Dropped, Link
 from p2p.outbox import Outbox
 from p2p.records import Certificate
-from p2p.transport import LinkStats
+from p2p.transport import DISCONNECTED, REPLACED, LinkStats
+
+BANNED = "banned here"
+ORDINARY = frozenset({BANNED, DISCONNECTED, REPLACED, "a second link", "others have to be heard"})
+"""Why links end that nobody has to look into."""
 
 
 def overview(
@@ -46,17 +52,54 @@ def overview(
             "pending_wins": outbox.wins,
             "unsealed_deltas": len(outbox.unsealed()),
             "founder": context.me == context.genesis.sealer,
+            "member": replica.roster.is_member(context.me),
         },
         "peers": peers,
-        "dropped": [
-            {
-                "id": dropped.member.hex() if dropped.member else None,
-                "key": dropped.key.hex(),
-                "reason": dropped.reason,
-                "seconds_ago": now - dropped.at,
-            }
-            for dropped in context.dropped
-        ],
+        "dropped": [_dropped(context, drop, now) for drop in context.dropped if not _is_ordinary(drop.reason)],
+    }
+
+
+def remember_drop(context: Context, number: int, reason: str, now: float) -> None:
+    """Keeps in mind that the transport ended a link, unless the member did that itself, or it is nothing to look into.
+
+    Args:
+        context: Of the member, which was not told yet.
+        number: Of the link.
+        reason: What the transport says.
+        now: Time.
+    """
+    link = context.links.get(number)
+    if link is not None and not _is_ordinary(reason):
+        context.dropped.append(Dropped(link.key, link.member, reason, now))
+        del context.dropped[: -limits.MOST_REMEMBERED_DROPS]
+
+
+def troubles(outbox: Path) -> list[str]:
+    """What somebody should look at in the folder that trainers leave things in."""
+    refused = increments.refused(outbox)
+    if not refused:
+        return []
+    return [f"learning that does not fit this swarm, or is damaged, was put aside: {refused[0].parent}/*.refused"]
+
+
+def _is_ordinary(reason: str) -> bool:
+    return reason.removeprefix("it said: ") in ORDINARY
+
+
+def _dropped(context: Context, dropped: Dropped, now: float) -> dict[str, Any]:
+    """A link that was ended; who it was is known by its key even before it said so."""
+    bodies = [record.body for record in context.replica.roster.certificates()]
+    named = {body.transport: body for body in bodies if isinstance(body, Certificate)}
+    body = named.get(dropped.key)
+    member = dropped.member or (body.member if body else None)
+    where = context.replica.roster.peer(member) if member else None
+    return {
+        "id": member.hex() if member else None,
+        "name": body.name if body else None,
+        "key": dropped.key.hex(),
+        "address": where.addresses[0] if where and where.addresses else None,
+        "reason": dropped.reason,
+        "seconds_ago": now - dropped.at,
     }
 
 
@@ -85,7 +128,6 @@ def _peer(
         "head_round": beat.head if beat else None,
         "state_hash": beat.state.hex() if beat else None,
         "last_seen_s": now - link.heard if link else None,
-        "rtt_ms": None,
         "sent_bytes": counts.sent_bytes if counts else 0,
         "received_bytes": counts.received_bytes if counts else 0,
     }

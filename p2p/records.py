@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Meta, Struct
 
 from p2p import limits
-from p2p.encoding import decode, digest, encode, sign, verify
+from p2p.encoding import decode, digest, encode, is_printable, sign, verify
 from p2p.errors import WireError
 
 Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -121,7 +121,7 @@ def read_genesis(raw: bytes) -> Genesis:
         raise WireError(f"a genesis of {genesis.parameters:,} parameters")
     if not all(genesis.travelling(round) for round in (1, 2)):
         raise WireError("a genesis by which nothing would travel")
-    if not genesis.name.isprintable():
+    if not is_printable(genesis.name):
         raise WireError("a genesis with a name that cannot be shown")
     if genesis.norm_bound > 32767 * math.isqrt(genesis.parameters) + 32767:
         raise WireError("a genesis whose norm bound bounds nothing")
@@ -382,10 +382,10 @@ def _check(body: Body) -> None:
             own = body.member == body.issuer
             if (len(body.issuer_certificate), len(body.invite)) != ((0, 0) if own else (32, 32)):
                 raise WireError("a certificate that does not say who let its member in")
-            if not body.name.isprintable():
+            if not is_printable(body.name):
                 raise WireError("a certificate with a name that cannot be shown")
         case Revocation():
-            if not body.reason.isprintable():
+            if not is_printable(body.reason):
                 raise WireError("a revocation with a reason that cannot be shown")
         case _:
             return

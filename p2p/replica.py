@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from p2p import limits
+from p2p.codec import most_payload_bytes
 from p2p.encoding import digest
 from p2p.errors import TrustError, WireError
 from p2p.records import NONE, Genesis, Header, Record, Revocation, Seal, SealContents, SealedDelta
@@ -90,6 +91,7 @@ class Replica:
         self.sealed = Sealed(0, self.hash, 0, start)
         self.forked_seals: set[int] = set()
         self._seals: dict[int, Record] = {}
+        self._parts_of_seals: set[bytes] = set()
         self._offered: dict[int, Record] = {}
         self._headers: dict[bytes, Record] = {}
         self._set: set[bytes] = set()
@@ -279,6 +281,8 @@ class Replica:
     def round_digest(self, round: int) -> bytes:
         """Digest of the listing of a round; round 0 is membership."""
         self._look_at_roster()
+        if round and round not in self._rounds:
+            return digest("ids", b"")
         if round not in self._digests:
             self._digests[round] = digest("ids", b"".join(self.listing(round)))
         return self._digests[round]
@@ -332,6 +336,8 @@ class Replica:
         certificate = self.roster.certificate(header.certificate)
         if certificate.member != header.author:
             raise TrustError("a delta under somebody else's certificate")
+        if header.payload_bytes > most_payload_bytes(self.genesis.travelling(header.round)):
+            raise WireError(f"a delta of {header.payload_bytes:,} bytes")
         if header.round > 1 and len(header.parents) < self.genesis.quorum:
             raise WireError(f"a delta that cites {len(header.parents)} others, not {self.genesis.quorum}")
         self._accuse(record, header, change)
@@ -507,15 +513,24 @@ class Replica:
         if seal.height <= self.sealed.height:
             return False
         self._offered[seal.height] = record
+        self._parts_of_seals.update((seal.contents, seal.state))
         return True
 
     def seal(self, height: int) -> Record | None:
         """An accepted seal."""
         return self._seals.get(height)
 
+    def known_seal(self, height: int) -> Record | None:
+        """A seal that came, whether it is accepted or not."""
+        return self._seals.get(height) or self._offered.get(height)
+
     def is_contents(self, blob: bytes) -> bool:
         """Whether a blob is the contents of an accepted seal."""
         return any(_seal(record).contents == blob for record in self._seals.values())
+
+    def is_of_seal(self, blob: bytes) -> bool:
+        """Whether a seal names a blob as its part. Such names are hashes of another kind than those of payloads."""
+        return blob in self._parts_of_seals
 
     def newest_seal(self) -> Record | None:
         """The last accepted seal."""
@@ -525,6 +540,11 @@ class Replica:
         """The highest seal that ever came, whether it is accepted or not."""
         height = max((*self._seals, *self._offered), default=0)
         return self._offered.get(height) or self._seals.get(height)
+
+    @property
+    def offered_height(self) -> int:
+        """Height of the last offered seal; 0 for none."""
+        return max(self._offered, default=0)
 
     def offered_chain(self) -> tuple[Record, ...]:
         """Offered seals that follow the last accepted one without a gap, oldest first."""

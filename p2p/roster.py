@@ -11,7 +11,7 @@ Not covered: a member who signs true nonsense. It weighs its wins, at most the g
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TypeVar
 
 from p2p import limits
@@ -56,6 +56,7 @@ class Roster:
         self._equivocators: dict[bytes, bytes] = {}
         self._peers: dict[bytes, Record] = {}
         self._peer_ids: dict[bytes, bytes] = {}
+        self._superseded: list[bytes] = []
         self.version = 0
         self._stood_at = -1
         self._stood: dict[bytes, None] = {}
@@ -136,6 +137,16 @@ class Roster:
         given = (_certificate(self._certificates[id]) for id in self._of_member[member])
         return member not in self._equivocators and any(not self._is_revoked(certificate) for certificate in given)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether nobody else can become a member."""
+        return len(self._of_member) >= limits.MAX_ROSTER
+
+    def is_revoked_by(self, member: bytes, issuers: Collection[bytes]) -> bool:
+        """Whether one of some members ended a membership."""
+        said = map(_revocation, self._revocations.values())
+        return any(revocation.member == member and revocation.issuer in issuers for revocation in said)
+
     def may_invite(self, member: bytes) -> bool:
         """Whether a member may let others in."""
         return self.is_member(member) and self._was_let_in_by_founder(member)
@@ -192,6 +203,11 @@ class Roster:
             case _:
                 raise TrustError("not a membership record")
 
+    def superseded(self) -> list[bytes]:
+        """Ids of records that others took the place of since the last call."""
+        ids, self._superseded = self._superseded, []
+        return ids
+
     def add_equivocator(self, member: bytes) -> bool:
         """Takes note that a member was proven to say two things at once; whether that is new."""
         if member in self._equivocators:
@@ -216,10 +232,10 @@ class Roster:
                 raise TrustError("a certificate that names another's certificate as its issuer's")
             if issuer.issuer != self.genesis.sealer:
                 raise TrustError("a certificate by a member who may not invite")
-        if len(self._of_member) >= limits.MAX_ROSTER and body.member not in self._of_member:
-            raise TrustError(f"the roster is full: {limits.MAX_ROSTER} members")
+        if self.is_full and body.member not in self._of_member:
+            return False
         if len(self._of_member.get(body.member, ())) >= limits.MAX_CERTIFICATES_PER_MEMBER:
-            raise TrustError("a member with too many certificates")
+            return False
         self.version += 1
         self._certificates[record.id] = record
         self._of_member.setdefault(body.member, []).append(record.id)
@@ -233,7 +249,7 @@ class Roster:
         if not self._was_let_in_by_founder(body.issuer):
             raise Missing(body.issuer)
         if sum(invite.issuer == body.issuer for invite in map(_invite, self._invites.values())) >= limits.MAX_ROSTER:
-            raise TrustError("a member with too many invites")
+            return False
         self.version += 1
         self._invites[record.id] = record
         self._join_keys[body.join_transport] = record.id
@@ -247,26 +263,31 @@ class Roster:
         given = [_certificate(self._certificates[id]).issuer for id in self._of_member.get(body.member, ())]
         if body.issuer != self.genesis.sealer and body.issuer not in given:
             raise Missing(body.member)
-        # One a member and issuer is enough; which one must not depend on the order.
-        for known in [*self._revocations.values()]:
-            other = _revocation(known)
-            if (other.member, other.issuer) == (body.member, body.issuer):
-                if (other.from_round, known.id) < (body.from_round, record.id):
-                    return False
-                del self._revocations[known.id]
         self.version += 1
         self._revocations[record.id] = record
+        # A few a member and issuer are kept, since seals may name any of them; which must not depend on the order.
+        alike = [
+            known
+            for known in self._revocations.values()
+            if (_revocation(known).member, _revocation(known).issuer) == (body.member, body.issuer)
+        ]
+        if len(alike) > limits.MAX_REVOCATIONS_PER_MEMBER:
+            last = max(alike, key=lambda known: (_revocation(known).from_round, known.id))
+            del self._revocations[last.id]
+            self._superseded.append(last.id)
+            return last is not record
         return True
 
     def _add_peer(self, record: Record, body: PeerRecord) -> bool:
         if body.member not in self._of_member:
             raise Missing(body.member)
-        known = self.peer(body.member)
-        if known is not None and known.number >= body.number:
+        known = self._peers.get(body.member)
+        if known is not None and (_peer(known).number, known.id) >= (body.number, record.id):
             return False
         self.version += 1
-        if body.member in self._peers:
-            del self._peer_ids[self._peers[body.member].id]
+        if known is not None:
+            del self._peer_ids[known.id]
+            self._superseded.append(known.id)
         self._peers[body.member] = record
         self._peer_ids[record.id] = body.member
         return True
@@ -334,6 +355,11 @@ def _certificate(record: Record) -> Certificate:
 
 def _invite(record: Record) -> Invite:
     assert isinstance(record.body, Invite)
+    return record.body
+
+
+def _peer(record: Record) -> PeerRecord:
+    assert isinstance(record.body, PeerRecord)
     return record.body
 
 

@@ -21,6 +21,9 @@ from p2p.grid import state_hash
 from p2p.outbox import Outbox
 from p2p.records import NONE, Header, Record, Seal, SealContents, sign_record
 from p2p.state import State
+from p2p.storage import Storage
+
+_NAMED = "named seal"
 
 FAR_BEHIND = 3
 """So many seals ahead, and the state is fetched instead of folded."""
@@ -64,6 +67,8 @@ class Sealing:
         self._waiting: tuple[bytes, float] | None = None
         self._aim: _Aim | None = None
         self._read: dict[bytes, SealContents] = {}
+        raw = context.storage.get(_NAMED)
+        self._named: tuple[int, bytes] = decode(raw, tuple[int, bytes], 64) if raw else (0, b"")
         self.recent: dict[bytes, Record] = {}
         self.mismatch: str | None = None
         self.lost = 0
@@ -72,6 +77,11 @@ class Sealing:
     def is_halted(self) -> bool:
         """Whether seals contradict each other or this node: nothing is sealed or pruned any more."""
         return self.mismatch is not None or bool(self._context.replica.forked_seals)
+
+    @property
+    def is_early(self) -> bool:
+        """Whether the seal that the ticket names has not come yet: until then this node knows too little to sign."""
+        return self._context.replica.sealed.height < self._named[0]
 
     def wanted(self) -> list[Wish]:
         """Blobs that the next seals need."""
@@ -131,12 +141,25 @@ class Sealing:
     def _next(self) -> tuple[list[Record], bool]:
         """The seals to take next, and whether to take them without folding."""
         chain = [] if self.is_halted else [*self._context.replica.offered_chain()]
+        if self.is_early and chain:
+            chain = self._up_to_named(chain)
         if not chain:
             return [], False
         reached = self._reached(chain)
         if reached and self._is_far(reached):
             return reached, True
         return chain[:1], False
+
+    def _up_to_named(self, chain: list[Record]) -> list[Record]:
+        """The chain if it goes through the seal that the ticket names; nothing as long as it does not reach that."""
+        height, id = self._named
+        above = height - self._context.replica.sealed.height
+        if len(chain) < above:
+            return []
+        if chain[above - 1].id != id:
+            self.mismatch = f"seal {height} is not the one that the ticket of this device names"
+            return []
+        return chain
 
     def _is_far(self, chain: list[Record]) -> bool:
         if len(chain) >= FAR_BEHIND:
@@ -174,7 +197,11 @@ class Sealing:
         storage = self._context.storage
         if not storage.has_blob(seal.contents):
             return None
-        contents = decode(storage.read_blob(seal.contents), SealContents, limits.MAX_SEAL_CONTENTS_BYTES)
+        try:
+            contents = decode(storage.read_blob(seal.contents), SealContents, limits.MAX_SEAL_CONTENTS_BYTES)
+        except WireError as error:
+            self.mismatch = f"seal {seal.height} cannot be read: {error.message}"
+            return None
         self._read[seal.contents] = contents
         return contents
 
@@ -192,11 +219,10 @@ class Sealing:
         if records or payloads:
             return False
         try:
-            sums = replica.check_seal(seal, contents)
+            vector = self._state.sealed_with(replica.check_seal(seal, contents))
         except WireError as error:
             self.mismatch = f"seal {seal.height} does not hold: {error.message}"
             return False
-        vector = self._state.sealed_with(sums)
         if state_hash(vector, self._context.genesis) != seal.state:
             self.mismatch = f"seal {seal.height} names another state than its deltas give"
             return False
@@ -262,8 +288,8 @@ class Sealing:
     def _propose(self) -> bool:
         """Signs a seal of all rounds that have been ripe for a while."""
         context, replica = self._context, self._context.replica
-        if context.me != context.genesis.sealer:
-            return False
+        if context.me != context.genesis.sealer or replica.offered_height > replica.sealed.height:
+            return False  # a seal of its own is about that it has to take first
         ripe = replica.head - context.genesis.seal_lag
         if ripe <= replica.sealed.round:
             return False
@@ -272,9 +298,12 @@ class Sealing:
         if not due:
             return False
         round = max(due)
-        contents = replica.propose(round)
+        while len(raw := encode(contents := replica.propose(round))) > limits.MAX_SEAL_CONTENTS_BYTES:
+            if round == replica.sealed.round + 1:
+                self.mismatch = f"round {round} has too many deltas for a seal"
+                return False
+            round = (replica.sealed.round + 1 + round) // 2
         vector = self._state.sealed_with({r: replica.composition(r) for r in replica.rounds() if r <= round})
-        raw = encode(contents)
         name = state_hash(vector, context.genesis)
         seal = Seal(
             genesis=replica.hash,
@@ -292,6 +321,12 @@ class Sealing:
         self._accept([(record, contents)])
         self._state.rebase(vector, name)
         return True
+
+
+def name_seal(storage: Storage, height: int, id: bytes) -> None:
+    """Notes which seal the swarm's must contain, as a ticket says; height 0 for none."""
+    if height:
+        storage.put(_NAMED, encode((height, id)))
 
 
 def payloads_of(records: Iterable[Record]) -> set[bytes]:

@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from msgspec import Meta, Struct
 
 from p2p import addresses, limits
-from p2p.encoding import decode, digest, domain_separated, encode
+from p2p.encoding import decode, digest, domain_separated, encode, is_printable
 from p2p.errors import NetworkError, TicketError, WireError
 from p2p.identity import Identity
 from p2p.records import Address, Count, Hash, Invite, Key, MaybeHash, Name, Record, sign_record
@@ -273,7 +273,7 @@ def _open(body: bytes) -> Ticket:
         raise TicketError(f"the ticket cannot be used: {error.message}", "ask for a new one: spearctl invite") from None
     if len(ticket.seal) not in (0, 32) or bool(ticket.seal) != (ticket.seal_height > 0):
         raise TicketError("the ticket cannot be used: half a seal", "ask for a new one: spearctl invite")
-    if not ticket.name.isprintable():
+    if not is_printable(ticket.name):
         raise TicketError("the ticket cannot be used: its swarm's name has characters that cannot be printed")
     return ticket
 

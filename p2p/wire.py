@@ -32,6 +32,7 @@ class Beat(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, kw_
         state: Hash of its state.
         membership: Digest of the ids of its membership records.
         rounds: Digest of the ids in its set above the last seal.
+        waits: Whether it has learned something and cannot sign it before somebody else signs.
         time_s: Its clock; informational.
     """
 
@@ -41,6 +42,7 @@ class Beat(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, kw_
     state: Hash
     membership: Hash
     rounds: Hash
+    waits: bool
     time_s: Count
 
 
@@ -222,10 +224,12 @@ class Joined(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, t
     Attributes:
         genesis: The swarm's, encoded.
         certificates: The founder's, then the issuer's where that is another, then the newcomer's.
+        others: Certificates and peer records of some members, each after what it depends on.
     """
 
     genesis: Annotated[bytes, Meta(max_length=limits.MAX_GENESIS_BYTES)]
     certificates: Annotated[tuple[Signed, ...], Meta(min_length=2, max_length=3)]
+    others: Annotated[tuple[Signed, ...], Meta(max_length=48)]
 
 
 class Refused(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="refused"):

@@ -44,7 +44,7 @@ RECEIVE_MESSAGES = 8
 UNFINISHED_BYTES = (RECEIVE_MESSAGES + 2) * limits.MAX_MESSAGE_BYTES
 """No honest connection has more than this in libzmq."""
 
-_GATE = "inproc://zeromq.zap.01"
+_ENDPOINT = "inproc://zeromq.zap.01"
 _VERSION = b"1.0"
 _LINGER_MS = 200
 """What was sent before a link is closed has so long to leave."""
@@ -74,7 +74,7 @@ class Keys:
 
 
 def make_router(context: Context, keys: Keys, *, ipv6: bool) -> zmq.Socket[bytes]:
-    """A CURVE server that lets in whom the gate lets in."""
+    """A CURVE server that lets in whom the context's ``ZapHandler`` lets in."""
     router = _make(context, zmq.ROUTER, keys, ipv6=ipv6)
     router.setsockopt(zmq.CURVE_SERVER, 1)
     router.setsockopt(zmq.ZAP_DOMAIN, DOMAIN)
@@ -216,13 +216,13 @@ def answer(request: Sequence[bytes], admit: Admit) -> tuple[list[bytes], bool]:
     """
     version, number, domain, _, _, mechanism, *credentials = request
     if (version, domain, mechanism) != (_VERSION, DOMAIN, b"CURVE") or [len(part) for part in credentials] != [32]:
-        return [_VERSION, number, b"400", b"not a request for this gate", b"", b""], False
+        return [_VERSION, number, b"400", b"not a request for this handler", b"", b""], False
     if not admit(credentials[0]):
         return [_VERSION, number, b"400", b"not admitted", b"", b""], False
     return [_VERSION, number, b"200", b"OK", credentials[0].hex().encode(), b""], True
 
 
-class Gate:
+class ZapHandler:
     """Answers the handshakes of all sockets of a context.
 
     Attributes:
@@ -234,7 +234,7 @@ class Gate:
         self._admit = admit
         replies = context.socket(zmq.ROUTER)
         replies.setsockopt(zmq.LINGER, 0)
-        replies.bind(_GATE)
+        replies.bind(_ENDPOINT)
         self._watched = Watched(replies, self._answer_all)
 
     def _answer_all(self) -> None:

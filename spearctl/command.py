@@ -28,6 +28,9 @@ from spearctl.run import Run
 
 R = TypeVar("R", bound=Result)
 
+SENTENCE = 500
+"""No first sentence of a command's help is so long that a list of commands cuts it."""
+
 
 class MissingCommand(typer.TyperException):
     """A group was named without one of its commands.
@@ -50,6 +53,8 @@ def _format_options(self: TyperCommand | TyperGroup, ctx: Any, formatter: Any) -
         record = parameter.get_help_record(ctx)
         if record is not None:
             is_argument = parameter.param_type_name == "argument"
+            if is_argument:  # its name says more than the type that typer puts behind it
+                record = (record[0].partition(" <")[0], record[1])
             title = getattr(parameter, "rich_help_panel", None) or ("Arguments" if is_argument else "Options")
             sections.setdefault(title, []).append(record)
     for title in ("Arguments", "Options", options.PANEL):
@@ -60,6 +65,14 @@ def _format_options(self: TyperCommand | TyperGroup, ctx: Any, formatter: Any) -
 
 class Command(TyperCommand):
     """A command whose help shows the global options apart from its own."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Names the arguments as every manual does: NAME, [NAME], not typer's {NAME}, [[NAME]]."""
+        brackets = (("{", ""), ("}", ""), ("[[", "["), ("]]", "]"))
+        pieces = super().collect_usage_pieces(ctx)
+        for theirs, ours in brackets:
+            pieces = [piece.replace(theirs, ours) for piece in pieces]
+        return pieces
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Writes the options section by section."""
@@ -84,7 +97,7 @@ class Group(TyperGroup):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Writes the commands, then the options section by section."""
         rows = [
-            (name, command.get_short_help_str(limit=formatter.width))
+            (name, command.get_short_help_str(limit=SENTENCE))
             for name in self.list_commands(ctx)
             if (command := self.get_command(ctx, name)) is not None and not command.hidden
         ]

@@ -5,6 +5,7 @@ SpearctlError
  +- ConfigError       a setting is wrong, or there is no home yet
  +- NoSwarmError      the command needs a swarm, and this home belongs to none
  +- StoppedError      this home belongs to a swarm, and its node does not run
+ +- NodeFailedError   a bug in the running node
  +- HomeError         the home is damaged, newer than this program, or not a home
      +- HomeLockedError   another process is training in it
 
@@ -72,6 +73,10 @@ class StoppedError(SpearctlError):
     """This home belongs to a swarm, and its node does not run."""
 
 
+class NodeFailedError(SpearctlError):
+    """A bug in the running node."""
+
+
 class HomeError(SpearctlError):
     """The home is damaged, newer than this program, or not a home."""
 
@@ -133,6 +138,7 @@ def _table() -> tuple[tuple[type[Exception], int], ...]:
         (ConfigError, CONFIG),
         (NoSwarmError, CONFIG),
         (StoppedError, STOPPED),
+        (NodeFailedError, BUG),
         (HomeError, HOME),
         (TrustError, IDENTITY),
         (NetworkError, NETWORK),

@@ -8,7 +8,7 @@
     identity.pem     the keys of this device
     swarm/           what it shares with others, once it belongs to a swarm
     outbox/          what was learned and waits for the node to share it
-    node.log         what a detached node says
+    node.log         what a detached node says; node.log.1 is the part before
 
 The folder and what is in it are for its owner alone. `config.toml` is written last, in one rename: a home without it is
 one that was never finished, and the next `init` finishes it.
@@ -39,7 +39,8 @@ FORMAT = 1
 OWN_NAMES = frozenset(
     {
         *("config.toml", "node.db", "node.db-wal", "node.db-shm", "adapters", "feedback.jsonl", "train.lock"),
-        *("identity.pem", "recovery.pem", "swarm", "swarm.next", "swarm.building", "outbox", "node.log"),
+        *("identity.pem", "recovery.pem", "swarm", "swarm.next", "swarm.building", "outbox"),
+        *("node.log", "node.log.1"),
     }
 )
 LOCK_TRIES = 5

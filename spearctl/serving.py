@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from spearctl import sharing, swarm
 from spearctl.config import Config
@@ -33,6 +34,7 @@ STOP_S = 20.0
 STOP_POLL_S = 0.02
 _M_MMAP_THRESHOLD = -3  # glibc's malloc.h
 _LARGE_BYTES = 1 << 20
+MOST_LOG_BYTES = 1 << 20
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
@@ -69,11 +71,47 @@ def serve(run: Run, config: Config, reached: Settings, ready: Callable[[Node], N
         raise swarm.no_swarm(run)
     options = run.options
     level = logging.ERROR if options.quiet else logging.INFO if options.verbose else logging.WARNING
-    logging.basicConfig(level=logging.DEBUG if options.debug else level, format=LOG_FORMAT, stream=sys.stderr)
+    said = _Said(swarm.places(run).log)
+    logging.basicConfig(level=logging.DEBUG if options.debug else level, format=LOG_FORMAT, handlers=[said])
     who = swarm.identity(run)
     sharing.catch_up(run, config)
     _return_large_blocks()
     asyncio.run(_serve(run, reached, who, ready))
+
+
+class _Said(logging.StreamHandler[TextIO]):
+    """Writes to stderr; where that is the node's own log, keeps it short.
+
+    Args:
+        path: Of that log.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(sys.stderr)
+        self._path = path
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a line."""
+        super().emit(record)
+        with suppress(OSError, ValueError):  # no such log, or a stderr that is no file
+            if os.path.samestat(os.fstat(self.stream.fileno()), os.stat(self._path)):
+                trim(self._path)
+
+
+def trim(path: Path) -> None:
+    """Puts the last part of a log aside, in place of what was put aside before, once that is more than enough.
+
+    It is copied, not renamed, because a node writes to it that would go on in the renamed file.
+    """
+    with suppress(OSError):  # what cannot be trimmed can still be written to
+        if path.stat().st_size <= MOST_LOG_BYTES:
+            return
+        older = path.with_name(f"{path.name}.1")
+        older.unlink(missing_ok=True)
+        with open(path, "rb") as log, open(os.open(older, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as kept:
+            log.seek(-MOST_LOG_BYTES, os.SEEK_END)
+            shutil.copyfileobj(log, kept)
+        os.truncate(path, 0)
 
 
 def _return_large_blocks() -> None:
@@ -104,7 +142,7 @@ async def _serve(run: Run, reached: Settings, who: Identity, ready: Callable[[No
                 return
             luggage = moving.luggage_of(node.member, membership.genesis)
             contacts = node.contacts
-        moving.move_in(places, membership.genesis, membership.certificates, contacts, luggage)
+        moving.move_in(places, membership.genesis, membership.records, contacts, luggage, seal=membership.seal)
 
 
 def announce(run: Run, result: Result) -> None:
@@ -129,9 +167,11 @@ def start(run: Run, words: list[str]) -> None:
 
     places = swarm.places(run)
     passphrase = swarm.unlock(run)
+    trim(places.log)
     command = [sys.executable, "-m", "spearctl", "--home", str(run.home.root), "--verbose", "up", *words]
     told = {} if passphrase is None else {swarm.PASSPHRASE_FILE: "/dev/stdin"}
     with open(os.open(places.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
+        os.fchmod(log.fileno(), 0o600)
         begin = log.tell()
         process = subprocess.Popen(
             command,
@@ -182,8 +222,7 @@ def stop(run: Run) -> None:
     from p2p.errors import NetworkError
 
     try:
-        process = psutil.Process(swarm.ask(run, "status")["pid"])
-        swarm.ask(run, "stop")
+        process = psutil.Process(swarm.ask(run, "stop")["pid"])
         deadline = time.monotonic() + STOP_S
         while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
             if time.monotonic() > deadline:

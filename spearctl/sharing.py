@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from spearctl import swarm
 from spearctl.config import Config
-from spearctl.errors import HomeLockedError
+from spearctl.errors import HomeLockedError, NodeFailedError
 from spearctl.run import Run
+from spearctl.text import count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     Flat = npt.NDArray[np.float32]
 
 UNFIT = "the swarm has another model or adapter than this home: its node passes on what others learn, and no more"
+
+NO_MEMBER = "this device is no member of the swarm any more, so what it learns stays here"
 
 _MARKER = ".handed-over"
 _KEPT = "kept"
@@ -211,8 +214,29 @@ def wake(run: Run) -> None:
     """Tells the node, if it runs, that something waits for it."""
     from p2p.errors import P2PError
 
-    with suppress(P2PError):  # it looks by itself, only a little later
+    with suppress(P2PError, NodeFailedError):  # it looks by itself, only a little later
         swarm.ask(run, "wake")
+
+
+def say_where(run: Run, wins: int, *, kept: bool, running: bool) -> str:
+    """Says where the wins of a run are now.
+
+    Args:
+        run: Whose home.
+        wins: How many; not 0.
+        kept: Whether they are kept on this device.
+        running: Whether the node runs.
+    """
+    what = count(wins, "win")
+    with swarm.view(run) as view:
+        is_member = view.overview["swarm"]["member"]
+    if not is_member:
+        return f"{what} shared with nobody: {NO_MEMBER}"
+    if kept:
+        return f"{what} kept on this device; to share later: {run.spell('train', '--share-kept')}"
+    if running:
+        return f"{what} handed to the node, which shares them with the swarm"
+    return f"{what} waiting for the node, which does not run; to share them: {run.spell('up', '--detach')}"
 
 
 def waiting(run: Run) -> int:

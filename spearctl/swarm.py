@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
-from spearctl.errors import NoSwarmError, UsageError
+from spearctl.errors import NodeFailedError, NoSwarmError, UsageError
 from spearctl.run import Run
 
 if TYPE_CHECKING:
@@ -262,20 +262,33 @@ def ask(run: Run, command: str, *, patience_s: float = 10.0, **arguments: Any) -
     Raises:
         NetworkError: None runs, or it does not answer.
         P2PError: What it says is wrong.
+        NodeFailedError: A bug in it.
     """
     from p2p import control
+    from p2p.errors import P2PError
 
-    return control.ask(places(run).control, command, arguments, patience_s)
+    try:
+        return control.ask(places(run).control, command, arguments, patience_s)
+    except P2PError as error:
+        if type(error) is not P2PError:  # every error that the node foresaw has a class of its own
+            raise
+        raise _failed(run, error.message) from error
 
 
-def error(kind: str, message: str, hint: str | None) -> P2PError:
+def error(run: Run, kind: str, message: str, hint: str | None) -> P2PError | NodeFailedError:
     """What went wrong in the node, as the class that it was there."""
     from p2p import errors
 
     found = getattr(errors, kind, None)
     if not (isinstance(found, type) and issubclass(found, errors.P2PError)):
-        found = errors.P2PError
+        return _failed(run, message)
     return found(message, hint)
+
+
+def _failed(run: Run, message: str) -> NodeFailedError:
+    restart = f"{run.spell('down')}, then {run.spell('up', '--detach')}"
+    log = f"report what {places(run).log} says (for a node in the foreground, what its terminal says)"
+    return NodeFailedError(message, f"this is a bug in spearctl: {log}; to go on, restart the node: {restart}")
 
 
 def is_running(run: Run) -> bool:

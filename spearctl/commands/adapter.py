@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Column
 
+from spearctl import sharing, swarm
 from spearctl.command import command, group
 from spearctl.errors import UsageError
 from spearctl.output import Page, Result
@@ -38,13 +39,22 @@ class VersionRow:
 
 @dataclass(frozen=True, slots=True)
 class AdapterList(Result):
-    """All adapter versions, oldest first."""
+    """All adapter versions, oldest first.
+
+    Attributes:
+        rows: The versions.
+        head_round: Of the swarm's state that is used instead of any of them, in a swarm.
+        train_line: How to make one.
+    """
 
     rows: tuple[VersionRow, ...]
+    head_round: int | None
     train_line: str
 
     def data(self) -> Mapping[str, Any]:
         current = next((row.name for row in self.rows if row.current), None)
+        if self.head_round is not None:
+            current = f"round:{self.head_round}"
         return {"current": current, "adapters": self.rows}
 
     def render(self, console: Page) -> None:
@@ -53,6 +63,9 @@ class AdapterList(Result):
             ["", "NAME", "TRAINED", "FROM", Column("ROUND", **right), Column("WINS", **right), Column("SIZE", **right)],  # type: ignore[arg-type]
             [_cells(row) for row in self.rows],
         )
+        if self.head_round is not None:
+            console.print()
+            console.print(f"In use: {in_swarm(self.head_round)}")
         if len(self.rows) == 1:
             console.print()
             console.print("Nothing was learned yet.")
@@ -83,12 +96,17 @@ def list_(run: Run) -> AdapterList:
 
     with History(run.home.history_path) as history:
         current, versions = history.current, history.versions()
+    head_round = None
+    if _swarm_name(run) is not None:
+        current = ""
+        with swarm.view(run) as view:
+            head_round = view.context.replica.head
     names = ("name", "present", "created_at", "parent", "round", "wins", "sha256", "bytes")
     rows = [VersionRow(BASE, current == BASE)]
     for version in versions:
         known = {name: getattr(version, name) for name in names}
         rows.append(VersionRow(current=version.name == current, **known))
-    return AdapterList(tuple(rows), run.spell("train"))
+    return AdapterList(tuple(rows), head_round, run.spell("train"))
 
 
 @command(commands, "use")
@@ -96,8 +114,10 @@ def use(
     run: Run,
     name: Annotated[str, typer.Argument(help="A name from `adapter list`: base, local:3.", metavar="NAME")],
 ) -> AdapterSwitch:
-    """Puts an adapter version to use; the others stay."""
+    """Puts an adapter version to use; the others stay. In a swarm, there is nothing to choose."""
     from training.history import History
+
+    _check_choice(run)
 
     with run.home.training_lock("adapter use"), History(run.home.history_path) as history:
         before = history.current
@@ -112,10 +132,13 @@ def rollback(
 ) -> AdapterSwitch:
     """Goes back to an earlier version; nothing is deleted.
 
-    Each step leads to the version that the one in use was trained from, and in the end to the base model.
+    Each step leads to the version that the one in use was trained from, and in the end to the base model. In a swarm,
+    there is nothing to go back to.
     """
     from training.history import History
     from training.store import rollback as go_back
+
+    _check_choice(run)
 
     with run.home.training_lock("adapter rollback"), History(run.home.history_path) as history:
         before = history.current
@@ -131,6 +154,32 @@ def rollback(
             )
         go_back(history, steps)
         return AdapterSwitch(history.current, before)
+
+
+def in_swarm(head_round: int) -> str:
+    """What a member uses, in words."""
+    return f"round {head_round} of the swarm, with what was learned here on top"
+
+
+def _swarm_name(run: Run) -> str | None:
+    """The swarm that decides what this home uses; none where it belongs to none, or to one with another model."""
+    genesis = swarm.genesis(run)
+    return genesis.name if genesis is not None and sharing.fits(genesis, run.config()) else None
+
+
+def _check_choice(run: Run) -> None:
+    """Refuses to switch where nobody would heed it.
+
+    Raises:
+        UsageError: This home uses what its swarm shares.
+    """
+    name = _swarm_name(run)
+    if name is not None:
+        raise UsageError(
+            f"a version cannot be chosen here: this home belongs to the swarm {name}, and uses what its members share,"
+            " with what was learned here on top",
+            f"see what that is: {run.spell('status')}; eval and export take a version: --adapter NAME",
+        )
 
 
 def _steps_to_base(history: History) -> int:

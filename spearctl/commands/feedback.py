@@ -258,7 +258,7 @@ def convert(
 @command(commands, "forget")
 def forget(
     run: Run,
-    ids: Annotated[list[str], typer.Argument(help="Entries to forget.", metavar="ID...")],
+    ids: Annotated[list[str], typer.Argument(help="Entries to forget.", metavar="ID")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> Forgotten:
     """Removes entries from the feedback log for good."""

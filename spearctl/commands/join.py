@@ -134,14 +134,21 @@ def enter(run: Run, config: Config, ticket: Ticket, who: Identity, *, timeout_s:
             with History(run.home.history_path) as history:
                 sharing.stay_behind(run, history)
         contacts = {endpoint.transport: endpoint.address for endpoint in reversed(ticket.endpoints)}
-        moving.move_in(swarm.places(run), genesis, membership.certificates, contacts, learned)
+        moving.move_in(swarm.places(run), genesis, membership.records, contacts, learned, seal=membership.seal)
 
 
 def _from_swarm(run: Run, config: Config, ticket: Ticket, *, detach: bool, timeout_s: float, yes: bool) -> JoinResult:
     """Joins from another swarm: only its founder, and only as long as nobody else is in it."""
+    from p2p.errors import TrustError
+
     with swarm.view(run) as view:
         found, had_learned = view.overview, bool(view.learned().any())
     here = found["swarm"]
+    if here["genesis"] == ticket.genesis.hex() and not here["member"]:
+        raise TrustError(
+            f"this device is no member of the swarm {here['name']} any more: its membership was revoked for good",
+            "to join as a new device, make another home: spearctl --home DIR init",
+        )
     if here["genesis"] == ticket.genesis.hex():
         return _result(run, config, joined=False, had_learned=False, detach=detach)
     others = [peer for peer in found["peers"] if peer["state"] != "revoked" and peer["id"] != ticket.issuer.hex()]
@@ -180,7 +187,7 @@ def _wait_for_join(run: Run, ticket: Ticket, timeout_s: float) -> bool:
         if outcome is not None:
             if outcome.get("stays"):
                 return True
-            raise swarm.error(outcome["kind"], outcome["message"], outcome["hint"])
+            raise swarm.error(run, outcome["kind"], outcome["message"], outcome["hint"])
         time.sleep(POLL_S)
     raise NetworkError("the node does not say whether it was let in", f"see where it is: {run.spell('status')}")
 

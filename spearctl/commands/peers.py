@@ -95,12 +95,16 @@ class BanResult(Result):
     name: str
     member: str
     banned: bool
+    changed: bool
 
     def data(self) -> Mapping[str, Any]:
         return {"id": self.member, "name": self.name, "banned": self.banned}
 
     def render(self, console: Page) -> None:
-        if self.banned:
+        if not self.changed:
+            was = "was banned here already" if self.banned else "was not banned here"
+            console.print(f"{self.name} {was}; nothing was changed")
+        elif self.banned:
             console.print(f"this device holds no link to {self.name} any more; for the others it stays a member")
         else:
             console.print(f"this device links to {self.name} again")
@@ -133,8 +137,8 @@ def ban(
 ) -> BanResult:
     """Holds no link to a member any more, from this device; it stays a member for the others."""
     found = find(_running(run), peer, run)
-    swarm.ask(run, "ban", member=found["id"], undo=undo)
-    return BanResult(found["name"], found["id"], not undo)
+    answer = swarm.ask(run, "ban", member=found["id"], undo=undo)
+    return BanResult(found["name"], found["id"], not undo, answer["changed"])
 
 
 @command(commands, "revoke")
@@ -145,9 +149,15 @@ def revoke(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> RevokeResult:
     """Ends a membership for everybody. Only the founder can, and whoever let that member in."""
+    from p2p.errors import TrustError
+
     found = find(_running(run), peer, run)
     run.confirm(f"{found['name']} ({found['id'][:12]}) will be no member any more, for good. Revoke?", yes=yes)
-    answer = swarm.ask(run, "revoke", member=found["id"], reason=reason)
+    try:
+        answer = swarm.ask(run, "revoke", member=found["id"], reason=reason)
+    except TrustError as error:
+        instead = f"to hold no link to it from this device: {run.spell('peers', 'ban', peer)}"
+        raise TrustError(error.message, error.hint or instead) from error
     return RevokeResult(found["name"], found["id"], answer["from_round"])
 
 

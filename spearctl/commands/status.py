@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Column
 
 from spearctl import sharing, swarm
 from spearctl.command import command, group
+from spearctl.commands.adapter import in_swarm
 from spearctl.commands.peers import render_peers
 from spearctl.config import Config
 from spearctl.errors import StoppedError
 from spearctl.home import Holder, Home
 from spearctl.output import Page, Result
 from spearctl.run import Run
-from spearctl.text import ago, count, tilde
+from spearctl.text import ago, count, duration, tilde
 
 if TYPE_CHECKING:
     from training.history import RoundRecord
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 commands = group()
 
 SHOWN_ROUNDS = 5
+SHOWN_DROPS = 5
 COUNTED = ("played", "right_first", "revised", "wins", "losses")
 
 
@@ -57,7 +60,8 @@ class Found:
         address: Where it can be reached, best first.
         swarm: The swarm, as this node sees it.
         peers: All other members.
-        dropped: Links that were ended lately, with their reasons.
+        dropped: Links that were ended lately, with their reasons, newest last.
+        turned_away: How often somebody got no link at all, by reason.
         transfers: Blobs on their way here.
         health: What somebody should look at.
     """
@@ -68,6 +72,7 @@ class Found:
     swarm: Mapping[str, Any] | None = None
     peers: Sequence[dict[str, Any]] = ()
     dropped: Sequence[Mapping[str, Any]] = ()
+    turned_away: Mapping[str, int] = field(default_factory=dict)
     transfers: Sequence[Mapping[str, Any]] = ()
     health: Sequence[str] = ()
 
@@ -106,6 +111,7 @@ class StatusResult(Result):
             "swarm": self.found.swarm,
             "peers": self.found.peers,
             "dropped": self.found.dropped,
+            "turned_away": self.found.turned_away,
             "transfers": self.found.transfers,
             "home": self.home.root,
             "model": {
@@ -114,7 +120,7 @@ class StatusResult(Result):
                 "prompt_format": config.prompt_format,
             },
             "profile": config.profile,
-            "adapter": {"current": self.learning.current, "versions": self.learning.versions},
+            "adapter": {"current": self._current(), "versions": self.learning.versions},
             "training": {
                 "running": self.holder,
                 "rounds": self.learning.rounds,
@@ -149,6 +155,9 @@ class StatusResult(Result):
         if self.found.peers:
             console.print()
             render_peers(console, list(self.found.peers))
+        if self.found.dropped:
+            console.print()
+            _render_drops(console, self.found.dropped)
         if self.learning.last:
             console.print()
             _render_rounds(console, self.learning.last)
@@ -173,9 +182,14 @@ class StatusResult(Result):
             ("pending", f"{count(pending, 'win')} learned here and not shared yet" if pending else ""),
         ]
 
+    def _current(self) -> str:
+        if self.takes_part and self.found.swarm is not None:
+            return f"round:{self.found.swarm['head_round']}"
+        return self.learning.current
+
     def _adapter(self) -> str:
         if self.takes_part and self.found.swarm is not None:
-            return f"round {self.found.swarm['head_round']} of the swarm, with what was learned here on top"
+            return in_swarm(self.found.swarm["head_round"])
         made = (
             count(self.learning.versions, "version") + " learned" if self.learning.versions else "nothing learned yet"
         )
@@ -239,6 +253,7 @@ def _found(run: Run) -> Found:
             swarm=said["swarm"],
             peers=said["peers"],
             dropped=said["dropped"],
+            turned_away=said["turned_away"],
             transfers=said["transfers"],
             health=said["health"],
         )
@@ -275,6 +290,8 @@ def _swarm_health(run: Run, found: Found, takes_part: bool) -> list[str]:
     if found.swarm is None:
         return []
     lines = [] if takes_part else [sharing.UNFIT]
+    if not (found.running or found.swarm["member"]):  # a running node says so itself
+        lines.append(sharing.NO_MEMBER)
     kept = sharing.kept(run)
     if kept:
         lines.append(f"{count(len(kept), 'round')} kept on this device; to share: {run.spell('train', '--share-kept')}")
@@ -295,6 +312,18 @@ def _round_data(record: RoundRecord) -> dict[str, Any]:
         "seconds": record.seconds,
         "adapter": record.version,
     }
+
+
+def _render_drops(console: Page, dropped: Sequence[Mapping[str, Any]]) -> None:
+    """A row for whose links were ended lately and why, newest first; with the address that this member tells."""
+    times = Counter((drop["key"], drop["reason"]) for drop in dropped)
+    newest = {(drop["key"], drop["reason"]): drop for drop in dropped}
+    rows = []
+    for of, drop in sorted(newest.items(), key=lambda item: item[1]["seconds_ago"])[:SHOWN_DROPS]:
+        who = drop["name"] or f"somebody with key {drop['key'][:12]}"
+        since = f"{duration(drop['seconds_ago'], short=True)} ago"
+        rows.append([since, str(times[of]), who, drop["address"] or "", drop["reason"]])
+    console.rows(["DROPPED", Column("TIMES", justify="right"), "WHO", "ADDRESS", "WHY"], rows)
 
 
 def _render_rounds(console: Page, records: Sequence[RoundRecord]) -> None:

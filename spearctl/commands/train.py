@@ -210,16 +210,7 @@ def _share_kept(run: Run) -> ShareResult:
 
 def _share(run: Run, wins: int, *, kept: bool) -> Share:
     running = swarm.is_running(run)
-    what = count(wins, "win")
-    if not wins:
-        line = ""
-    elif kept:
-        line = f"{what} kept on this device; to share later: {run.spell('train', '--share-kept')}"
-    elif running:
-        line = f"{what} handed to the node, which shares them with the swarm"
-    else:
-        line = f"{what} waiting for the node, which does not run; to share them: {run.spell('up', '--detach')}"
-    return Share(wins, kept, running, line)
+    return Share(wins, kept, running, sharing.say_where(run, wins, kept=kept, running=running) if wins else "")
 
 
 def _train(

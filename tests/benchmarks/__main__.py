@@ -1,6 +1,6 @@
 """`make bench`: figures of this machine, each beside a plain baseline measured in the same run.
 
-    python -m tests.benchmarks                    speed and precision on the default model
+    python -m tests.benchmarks                    deltas of the network; speed and precision on the default model
     python -m tests.benchmarks --data FOLDER      the learning curve on FOLDER/strategyqa.{train,dev}.jsonl too
     python -m tests.benchmarks --calibrate        accuracy after a few rounds at several learning rates instead
     python -m tests.benchmarks --json FILE        also as JSON
@@ -29,6 +29,7 @@ from torch.nn import functional
 
 import profiles
 from spearctl.questions import demo_log
+from tests.benchmarks import idle, p2p
 from training import lora, models, sources
 from training.adapters import initial_adapter
 from training.evaluate import evaluate
@@ -55,6 +56,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows to this file too")
     parser.add_argument("--calibrate", action="store_true", help="try several learning rates on the demo's questions")
     options = parser.parse_args()
+    if not options.calibrate:
+        p2p.main()
+        idle.main()
     lm = load()
     if options.calibrate:
         for rate in LEARNING_RATES:

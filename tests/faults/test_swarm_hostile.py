@@ -11,7 +11,8 @@ import time
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import psutil
@@ -24,14 +25,32 @@ from p2p.errors import NetworkError, TicketError
 from p2p.identity import Identity, generate
 from p2p.joining import join
 from p2p.ledger import Ledger
+from p2p.links import Link
+from p2p.overview import BANNED, remember_drop
 from p2p.records import Certificate, Genesis, Header, PeerRecord, Record, Signed, sign_record
 from p2p.tickets import Endpoint, Ticket, read
-from p2p.transport import HANDSHAKE, MALFORMED, REFUSED, LinkDown, LinkUp, Received, Transport
+from p2p.transport import (
+    DISCONNECTED,
+    HANDSHAKE,
+    MALFORMED,
+    REFUSED,
+    REPLACED,
+    SILENT,
+    LinkDown,
+    LinkUp,
+    Received,
+    Transport,
+)
 from p2p.wire import Beat, Chunk, Hello, Message, NoBlob, Push, Want, WantChunk, read_message, write_message
-from tests.nodes import Peer, Swarm, agree, let_in, swarm, tiny_genesis, until
+from tests.nodes import LIMIT_S, Peer, Swarm, agree, let_in, swarm, tiny_genesis, until
+
+if TYPE_CHECKING:
+    from p2p.context import Context
 
 MOST_GROWTH_BYTES = 48 * limits.MIB
-NOWHERE = Beat(head=0, height=0, seal=b"", state=bytes(32), membership=bytes(32), rounds=bytes(32), time_s=0)
+NOWHERE = Beat(
+    head=0, height=0, seal=b"", state=bytes(32), membership=bytes(32), rounds=bytes(32), waits=False, time_s=0
+)
 
 
 class Actor:
@@ -195,7 +214,10 @@ def test_a_member_who_floods_and_lies_is_dropped_and_the_others_learn_on(tmp_pat
             assert victim.dropped(key)[-1].startswith("not a message")
             for size in (512 * limits.KIB + 1, 4 * limits.MIB):
                 until_dropped(bytes(size))
-            assert MALFORMED in victim.places.log.read_text()  # the transport's own doing: only the log tells
+            until(lambda: MALFORMED in victim.dropped(key))  # the transport's own doing
+            drop = next(drop for drop in victim.status()["dropped"] if drop["reason"] == MALFORMED)
+            assert (drop["id"], drop["name"]) == (mal.identity.node_id.hex(), "mal")
+            assert 0 <= drop["seconds_ago"] < LIMIT_S
             # Chunks of something else than the payload that a header names.
             actor.blobs[hashlib.sha256(payload).digest()] = bytes(len(payload))
             actor.greet(victim, made.genesis, chain)
@@ -205,6 +227,19 @@ def test_a_member_who_floods_and_lies_is_dropped_and_the_others_learn_on(tmp_pat
             all_learn(victim, other)
         assert rss_bytes(victim) - before < MOST_GROWTH_BYTES
         assert victim.standing(other) == "linked"
+
+
+def test_only_what_is_no_ordinary_end_of_a_link_is_remembered_and_not_for_ever() -> None:
+    links = {number: Link(number, bytes([number]) * 32, dialled=False, since=0.0) for number in range(100)}
+    context = cast("Context", SimpleNamespace(links=links, dropped=[]))
+    for reason in (DISCONNECTED, REPLACED, BANNED):
+        remember_drop(context, 1, reason, 0.0)
+    remember_drop(context, 101, SILENT, 0.0)  # the member ended that one itself
+    assert context.dropped == []
+    for number in range(100):
+        remember_drop(context, number, SILENT, float(number))
+    assert [drop.at for drop in context.dropped] == [*range(100 - limits.MOST_REMEMBERED_DROPS, 100)]
+    assert (context.dropped[-1].key, context.dropped[-1].reason) == (bytes([99]) * 32, SILENT)
 
 
 def test_who_is_no_member_gets_no_link(tmp_path: Path) -> None:
@@ -226,6 +261,7 @@ def test_who_is_no_member_gets_no_link(tmp_path: Path) -> None:
             inside.say(Push((in_founders_name.signed,)))
             until(lambda: inside.reason)
             assert outside.dial(victim) == REFUSED
+            assert victim.status()["turned_away"]["refused keys"] >= 2
         reasons = victim.dropped(mal.identity.transport_public)
         assert reasons[1] == "a member of another swarm"
         assert all("signature does not hold" in reason for reason in (reasons[0], reasons[2]))

@@ -16,8 +16,6 @@ from tests.nodes import Peer, agree, is_chunk, read_tap, swarm, until
 KILLS = 20
 MOMENTS = 120
 """Fault points and messages, of which a run has about so many until it is in step again."""
-FORGETFUL = {"INSTANCE_MEMORY_S": 0.3, "BEAT_S": 0.2}
-"""A run that nobody heard of makes the next one look like a copy, to who remembers the run before for long."""
 VALUES = 64
 LARGE = 1 << 20
 
@@ -33,33 +31,10 @@ def is_dead(peer: Peer) -> bool:
     return peer.process is None or peer.process.poll() is not None
 
 
-def settle(*two: Peer) -> int:
-    """Waits until both hold the same and nothing is pending; how often one of them had to learn a step for that.
-
-    Where every round has one author, what a member learns waits until the other learns as well.
-    """
-    learned = 0
-
-    def found() -> bool:
-        nonlocal learned
-        swarms = [peer.status()["swarm"] for peer in two]
-        (head, other_head), (pending, other_pending) = (
-            [s[name] for s in swarms] for name in ("head_round", "pending_wins")
-        )
-        if head == other_head and bool(pending) != bool(other_pending) and not any(peer.is_waiting for peer in two):
-            two[bool(pending)].learn(np.ones(VALUES, dtype=np.int64), wins=1)
-            learned += 1
-        return not pending and not other_pending
-
-    until(found, "they never agreed")
-    agree(two)
-    return learned
-
-
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(1, 11))])
 def test_a_node_killed_over_and_over_while_all_learn_comes_back_whole(tmp_path: Path, seed: int) -> None:
     rng, wins, learned = random.Random(seed), 0, np.zeros(VALUES, dtype=np.int64)
-    with swarm(tmp_path, "ada", "bob", parameters=VALUES, **FORGETFUL) as made:
+    with swarm(tmp_path, "ada", "bob", parameters=VALUES) as made:
         other, victim = made
         other.up()
         for kill in range(1, KILLS + 1):
@@ -73,9 +48,7 @@ def test_a_node_killed_over_and_over_while_all_learn_comes_back_whole(tmp_path: 
             assert_sound(victim)
             if kill % 5 == 0:
                 victim.up()
-                extra = settle(other, victim)
-                wins, learned = wins + extra, learned + extra
-                until(lambda: other.headers() == victim.headers())
+                agree(made)
                 assert sum(header.wins for header in victim.headers()) == wins
                 assert victim.sum_of_deltas().tolist() == learned.tolist()
                 assert victim.end() == -signal.SIGKILL

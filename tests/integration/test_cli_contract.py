@@ -59,6 +59,21 @@ def test_help_names_the_command_and_every_global_option(cli: Cli, words: tuple[s
 
 
 @pytest.mark.parametrize("words", LEAVES, ids=joined)
+def test_help_names_arguments_as_manuals_do(cli: Cli, words: tuple[str, ...]) -> None:
+    usage, _, rest = cli(*words, "--help").out.partition("\n\n")
+    assert not set("{}") & set(usage)
+    assert "[[" not in usage
+    assert "<" not in rest.partition("Options:")[0]
+
+
+@pytest.mark.parametrize(
+    "words", sorted({words[:depth] for words in LEAVES for depth in range(len(words))}), ids=joined
+)
+def test_the_list_of_commands_cuts_no_sentence(cli: Cli, words: tuple[str, ...]) -> None:
+    assert "..." not in cli(*words, "--help").out.partition("Commands:")[2].partition("Options:")[0]
+
+
+@pytest.mark.parametrize("words", LEAVES, ids=joined)
 def test_help_fits_a_terminal_of_80_columns(cli: Cli, words: tuple[str, ...]) -> None:
     assert max(map(len, cli(*words, "--help").out.splitlines())) <= 80
 

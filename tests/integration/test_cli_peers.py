@@ -75,6 +75,9 @@ def test_a_ban_ends_the_link_for_good_until_it_is_undone_and_for_this_device_alo
     outcome = ben("peers", "ban", "carol")
     assert outcome.code == 0
     assert outcome.out == "this device holds no link to carol any more; for the others it stays a member\n"
+    assert ben("peers", "ban", "carol").out == "carol was banned here already; nothing was changed\n"
+    dropped = [drop["name"] for drop in ben.data("status")["dropped"]]
+    assert "carol" not in dropped  # what this device did itself is nothing to look into
     until(lambda: carol.peer("ben")["state"] == "away")
     assert ben.peer("carol")["state"] == "banned"
     # What the banned one learns comes by the third: the ban is nobody else's.
@@ -93,6 +96,7 @@ def test_a_ban_ends_the_link_for_good_until_it_is_undone_and_for_this_device_alo
     assert ben.peer("carol")["sent_bytes"] == 0
     outcome = ben("peers", "ban", "carol", "--undo")
     assert outcome.out == "this device links to carol again\n"
+    assert ben("peers", "ban", "carol", "--undo").out == "carol was not banned here; nothing was changed\n"
     until(lambda: ben.peer("carol")["state"] == "linked")
     assert ben.data("peers", "ban", "anna")["banned"]
     assert not ben.data("peers", "ban", "anna", "--undo")["banned"]
@@ -108,6 +112,7 @@ def test_only_the_founder_and_who_let_a_member_in_may_revoke_it(trio: list[Devic
         outcome = device("peers", "revoke", name, "--yes")
         assert outcome.code == 5
         assert said in outcome.err
+        assert "hint: " in outcome.err
     outcome = anna("peers", "revoke", "carol")
     assert outcome.code == 2
     assert "nobody can be asked here: carol (" in outcome.err
@@ -136,8 +141,18 @@ def test_what_a_revoked_member_learns_later_does_not_count(trio: list[Device], t
         assert outcome.out == f"dora is no member any more; what it shares from round {head + 2} on counts nothing\n"
         until(lambda: dora.peer("anna").get("state") == "away")
         until(lambda: {device.peer("dora").get("state") for device in trio} == {"revoked"})
-        dora.train(winnable(6, name="after"))
+        until(lambda: dora.holds(member=False))
+        said = dora.train(winnable(6, name="after"))
+        assert said["shared"]["line"] == (
+            "6 wins shared with nobody: this device is no member of the swarm any more, so what it learns stays here"
+        )
         until(lambda: not list(dora.places.outbox.glob("*.safetensors")))
+        again = dora("join", invite(anna), "--detach")
+        assert again.code == 5
+        assert "this device is no member of the swarm anna any more" in again.err
+        assert "hint: to join as a new device, make another home: " in again.err
+        assert dora("down").code == 0
+        assert any("is no member" in line for line in dora.status_of_stopped()["health"])
         assert agree(*trio) == state
         assert anna.status()["swarm"]["members"] == 3
         ben.train(winnable(6, name="goes on"))

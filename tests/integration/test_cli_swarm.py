@@ -75,14 +75,6 @@ def test_a_detached_node_runs_until_down_and_twice_says_so(anna: Device) -> None
     assert oct(anna.places.log.stat().st_mode & 0o777) == "0o600"
 
 
-def test_down_and_up_at_once_find_the_port_and_the_ledger_free(anna: Device) -> None:
-    invite(anna)
-    anna.up()
-    assert anna("down").code == 0
-    anna.up()
-    assert anna.status()["addresses"] == [f"127.0.0.1:{anna.port}"]
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_node_in_the_foreground_says_a_line_when_it_is_up_and_one_when_it_was_stopped(
     anna: Device, number: signal.Signals
@@ -95,19 +87,6 @@ def test_a_node_in_the_foreground_says_a_line_when_it_is_up_and_one_when_it_was_
     (envelope,) = (json.loads(line) for line in out.splitlines())
     assert (envelope["ok"], envelope["data"]["running"], envelope["data"]["swarm"]) == (True, False, "anna")
     assert err == "Ctrl-C stops the node\n"
-
-
-def test_a_node_that_is_started_to_ignore_a_hang_up_does(anna: Device) -> None:
-    invite(anna)
-    code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\nfrom spearctl.main import entry; entry()"
-    process = anna.process("up", code=code)
-    assert process.stdout is not None
-    assert "runs now" in process.stdout.readline()
-    process.send_signal(signal.SIGHUP)
-    asked_s = anna.status()["uptime_s"]
-    until(lambda: anna.status()["uptime_s"] > asked_s + 0.5)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait() == 0
 
 
 @pytest.mark.parametrize("words", [("up",), ("up", "--detach")])
@@ -184,7 +163,7 @@ def test_status_has_the_fields_that_scripts_may_rely_on(pair: list[Device]) -> N
     assert (data["swarm"]["name"], data["swarm"]["members"], data["swarm"]["pending_wins"]) == ("anna", 2, 0)
     assert data["swarm"]["state_hash"] == state
     (peer,) = [peer for peer in data["peers"] if peer["state"] != "revoked"]
-    wanted = {"id", "name", "state", "head_round", "state_hash", "last_seen_s", "rtt_ms", "sent_bytes"}
+    wanted = {"id", "name", "state", "head_round", "state_hash", "last_seen_s", "sent_bytes"}
     assert wanted | {"received_bytes"} <= peer.keys()
     assert (peer["id"], peer["name"], peer["state"]) == (ben.status()["id"], "ben", "linked")
     assert (peer["head_round"], peer["state_hash"]) == (data["swarm"]["head_round"], state)

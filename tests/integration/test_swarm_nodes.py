@@ -92,7 +92,7 @@ def join_by_ticket(newcomer: Peer, ticket_text: str) -> None:
     ticket = read(ticket_text)
     membership = asyncio.run(join(ticket, newcomer.identity, newcomer.name, timeout_s=60))
     contacts = {endpoint.transport: endpoint.address for endpoint in ticket.endpoints}
-    move_in(newcomer.places, membership.genesis, membership.certificates, contacts, None)
+    move_in(newcomer.places, membership.genesis, membership.records, contacts, None)
 
 
 def test_a_late_joiner_comes_into_step_without_the_rounds_that_are_sealed(tmp_path: Path) -> None:

@@ -251,7 +251,8 @@ class Device:
         kept = [0]
         for device in self.world.devices:
             raw = device.disk.get(f"newest/{me.hex()}")
-            if raw is not None and device.is_honest and device.identity.node_id in members:
+            is_lost = device.is_copy and not device.is_up
+            if raw is not None and device.is_honest and device.identity.node_id in members and not is_lost:
                 record = open_record(decode(raw, Signed, 2 * MAX_RECORD_BYTES), self.world.plan.genesis.hash)
                 assert isinstance(record.body, Header)
                 kept.append(record.body.round)

@@ -210,7 +210,8 @@ class Faults:
                 world.after(1.0, self._invite, number)
             return
         issuer = self._rng.choice(inviters)
-        genesis = world.plan.genesis.hash
+        assert issuer.member is not None
+        genesis, sealed = world.plan.genesis.hash, issuer.member.context.replica.sealed
         record, keys = new_invite(
             issuer.identity, genesis, life_s=50_000, now_s=issuer.clock_s, secret=self._rng.randbytes(32)
         )
@@ -223,4 +224,4 @@ class Faults:
         device = Device(world, f"j{number}", person(20 + number))
         world.add(device)
         world.evidence.honest.add(device.identity.node_id)
-        Newcomer(device, Ticket(record.id, keys, contacts)).begin()
+        Newcomer(device, Ticket(record.id, keys, contacts, (sealed.height, sealed.id))).begin()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from p2p.encoding import encode
 from p2p.records import Record, open_record
+from p2p.sealing import name_seal
 from p2p.tickets import JoinKeys
 from p2p.wire import Joined, Refused, make_join, read_message, write_message
 
@@ -22,11 +23,13 @@ class Ticket:
         invite: Id of the invite.
         keys: Join keys.
         contacts: Addresses and transport keys, the issuer's first.
+        seal: Height and id of the issuer's last seal.
     """
 
     invite: bytes
     keys: JoinKeys
     contacts: tuple[tuple[str, bytes], ...]
+    seal: tuple[int, bytes]
 
 
 class Newcomer:
@@ -58,8 +61,9 @@ class Newcomer:
 
     def received(self, number: int, raw: bytes) -> None:
         match read_message(raw):
-            case Joined(certificates=certificates):
-                self._come_in([open_record(signed, self._device.world.plan.genesis.hash) for signed in certificates])
+            case Joined(certificates=certificates, others=others):
+                opened = [open_record(signed, self._device.world.plan.genesis.hash) for signed in certificates]
+                self._come_in(opened, [open_record(signed, self._device.world.plan.genesis.hash) for signed in others])
             case Refused(reason=reason):
                 self.was_refused = reason
             case _:
@@ -90,12 +94,13 @@ class Newcomer:
         )
         device.world.network.send(device, number, write_message(join))
 
-    def _come_in(self, chain: list[Record]) -> None:
+    def _come_in(self, chain: list[Record], others: list[Record]) -> None:
         device = self._device
-        for record in chain:
+        for record in {record.id: record for record in (*chain, *others)}.values():
             device.disk.add_record(record)
         for address, key in self._ticket.contacts:
             device.disk.put(f"contact/{key.hex()}", encode(address))
+        name_seal(device.disk, *self._ticket.seal)
         device.disk.commit()
         device.certificate = chain[-1].id
         for number in sorted(self._links):

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta, Struct
 
-from p2p.encoding import MOST_QUOTED_CHARS, decode, digest, domain_separated, encode, sign, verify
+from p2p.encoding import MOST_QUOTED_CHARS, decode, digest, domain_separated, encode, is_printable, sign, verify
 from p2p.errors import TrustError, WireError
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -279,3 +279,13 @@ def test_a_key_in_another_than_its_one_spelling_is_refused(y: int, sign: int) ->
 def test_a_key_beside_those_is_a_key(y: int) -> None:
     with pytest.raises(TrustError, match="signature does not hold"):
         verify(y.to_bytes(32, "little"), "record", b"", bytes(64))
+
+
+@pytest.mark.parametrize("text", ["anna", "日本 語", "Zoë's", "\U0001fae8", "\U0001fae9", "\u0378", "a b", ""])
+def test_names_are_printable_whatever_this_python_knows_of_unicode(text: str) -> None:
+    assert is_printable(text)
+
+
+@pytest.mark.parametrize("place", [0x0, 0xA, 0x1B, 0x7F, 0x9B, 0xAD, 0x200B, 0x2028, 0x202E, 0x2066, 0xFEFF, 0xE0041])
+def test_what_would_change_a_line_is_not_printable(place: int) -> None:
+    assert not is_printable(f"a{chr(place)}b")

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from p2p import control, limits, tickets
 from p2p.codec import decode_payload, decode_state, encode_payload, encode_state
 from p2p.control import Reply, Request, read_length, read_reply, read_request, write_frame
-from p2p.encoding import decode, digest, encode, sign
+from p2p.encoding import decode, digest, encode, is_printable, sign
 from p2p.errors import P2PError, PayloadError, TicketError, TrustError, WireError
 from p2p.grid import squared_norm
 from p2p.records import SealContents, Signed, author_of, open_record, read_genesis
@@ -83,7 +83,7 @@ def genesis(raw: bytes) -> None:
     found = read_genesis(raw)
     assert encode(found) == raw
     assert 0 < found.parameters <= limits.MAX_PARAMETERS
-    assert found.name.isprintable()
+    assert is_printable(found.name)
 
 
 def seal_contents(raw: bytes) -> None:

@@ -56,15 +56,15 @@ SIGNED = Signed(b"body", bytes(64))
 LARGEST_SIGNED = Signed(bytes(limits.MAX_RECORD_BYTES), bytes(64))
 IDS = tuple(number.to_bytes(32, "big") for number in range(limits.MAX_IDS_PER_MESSAGE))
 DIGESTS = tuple(RoundDigest(round, h(1)) for round in range(limits.MOST_UNSEALED_ROUNDS + 1))
-BEAT = Beat(head=3, height=1, seal=h(1), state=h(2), membership=h(3), rounds=h(4), time_s=1_800_000_000)
+BEAT = Beat(head=3, height=1, seal=h(1), state=h(2), membership=h(3), rounds=h(4), waits=False, time_s=1_800_000_000)
 JOIN = make_join(
     genesis=h(1), invite=h(2), transport=h(3), name="ben", leaving=b"", key=KEY, join_key=KEY
 )  # fmt: skip
 HELLO = Hello(genesis=h(1), instance=bytes(16), previous=b"", certificates=(SIGNED,), beat=BEAT)
 TIP = Tip(header=SIGNED, seal=None, contested=False)
 MESSAGES: list[tuple[Message, str]] = [
-    (BEAT, "9bb58507719447c7"),
-    (HELLO, "c90dcba0de690858"),
+    (BEAT, "cbbf048c4b7eac2c"),
+    (HELLO, "1a2438168a93c57c"),
     (TIP, "b91ef193dfb7dd25"),
     (Push((SIGNED,)), "aaa5f54eeebd7d60"),
     (Have((h(1), h(2))), "009d6fa0f7e954ad"),
@@ -77,7 +77,7 @@ MESSAGES: list[tuple[Message, str]] = [
     (Chunk(h(1), 2, 600_000, b"data"), "f15e8240ba9ad740"),
     (NoBlob(h(1)), "39b5f482fab7ae26"),
     (JOIN, "a44b32b19f97fafa"),
-    (Joined(b"genesis", (SIGNED, SIGNED)), "acfc0f40a1dcfade"),
+    (Joined(b"genesis", (SIGNED, SIGNED), (SIGNED,)), "c91e6fa91349cccd"),
     (Refused(h(1), "used"), "8c03a7082196512d"),
     (Redirect((SIGNED,)), "86985191f30f440d"),
     (Bye("another swarm"), "f5677208824df12e"),
@@ -154,7 +154,7 @@ def test_a_message_is_an_array_of_its_name_and_its_fields() -> None:
         Push((LARGEST_SIGNED,) * limits.MAX_RECORDS_PER_MESSAGE),
         Redirect((LARGEST_SIGNED,) * 16),
         Proof(LARGEST_SIGNED, LARGEST_SIGNED),
-        Joined(bytes(limits.MAX_GENESIS_BYTES), (LARGEST_SIGNED,) * 3),
+        Joined(bytes(limits.MAX_GENESIS_BYTES), (LARGEST_SIGNED,) * 3, (LARGEST_SIGNED,) * 48),
         Compare(DIGESTS, False),
         Chunk(h(1), 2**32, 2**62, bytes(limits.CHUNK_BYTES)),
         WantChunk(h(1), 2**32),
@@ -231,9 +231,10 @@ def test_a_message_that_is_too_long_is_refused_unread() -> None:
         (JOIN, {"transport": b""}, "length >= 32"),
         (JOIN, {"member_signature": bytes(63)}, "length >= 64"),
         (JOIN, {"join_signature": bytes(65)}, "length <= 64"),
-        (Joined(b"", (SIGNED,) * 2), {"genesis": bytes(limits.MAX_GENESIS_BYTES + 1)}, "length <= 262144"),
-        (Joined(b"", (SIGNED,) * 2), {"certificates": (SIGNED,)}, "length >= 2"),
-        (Joined(b"", (SIGNED,) * 2), {"certificates": (SIGNED,) * 4}, "length <= 3"),
+        (Joined(b"", (SIGNED,) * 2, ()), {"genesis": bytes(limits.MAX_GENESIS_BYTES + 1)}, "length <= 262144"),
+        (Joined(b"", (SIGNED,) * 2, ()), {"certificates": (SIGNED,)}, "length >= 2"),
+        (Joined(b"", (SIGNED,) * 2, ()), {"certificates": (SIGNED,) * 4}, "length <= 3"),
+        (Joined(b"", (SIGNED,) * 2, ()), {"others": (SIGNED,) * 49}, "length <= 48"),
         (Refused(h(1), "used"), {"reason": "because"}, "Invalid enum value"),
         (Refused(h(1), "used"), {"invite": b""}, "length >= 32"),
         (Redirect(()), {"records": (SIGNED,) * 17}, "length <= 16"),
@@ -332,7 +333,7 @@ def test_a_claim_to_be_large_costs_no_memory(message: Message) -> None:
         write_message(Have(IDS)),
         write_message(Compare(DIGESTS, True)),
         write_message(Push((LARGEST_SIGNED,) * limits.MAX_RECORDS_PER_MESSAGE)),
-        write_message(Joined(bytes(limits.MAX_GENESIS_BYTES), (LARGEST_SIGNED,) * 3)),
+        write_message(Joined(bytes(limits.MAX_GENESIS_BYTES), (LARGEST_SIGNED,) * 3, (LARGEST_SIGNED,) * 48)),
     ],
     ids=range(14),
 )
