@@ -12,6 +12,9 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
+# Threads that wait for each other without work slow down everything beside them.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # Homes and ledgers are synced some 20,000 times. A kill does not ask whether that reached a disk, so memory serves.
 _MEMORY = Path("/dev/shm")
 _ENOUGH_BYTES = 4 << 30

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import psutil
 
-from p2p import limits
+from p2p import limits, node
 from tests.nodes import Peer, swarm
 
 NAMES = ("hub", *(f"n{number}" for number in range(8)))
 SETTLE_S = 15.0
 WATCH_S = 30.0
-OWN_PACE = {"NULL_DELAY_S": limits.NULL_DELAY_S, "REDIAL_S": limits.REDIAL_S}
+OWN_PACE = {"NULL_DELAY_S": limits.NULL_DELAY_S, "REDIAL_S": limits.REDIAL_S, "TICK_S": node.TICK_S}
 """These nodes are as patient as real ones."""
 
 

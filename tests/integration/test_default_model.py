@@ -37,7 +37,9 @@ def cache() -> Path:
 
 def load(dtype: str | None = None) -> models.LanguageModel:
     profile = profiles.resolve(profiles.load("cpu"), profiles.detect(accelerators=False))
-    wanted = profile if dtype is None else profiles.Profile(**{**_fields(profile), "dtype": dtype})
+    # One thread: other tests run beside these, and threads that wait for each other spin.
+    changed = {"threads": 1} if dtype is None else {"threads": 1, "dtype": dtype}
+    wanted = profiles.Profile(**{**_fields(profile), **changed})
     source = sources.resolve("smollm2-135m", cache())
     lm = models.load(source, wanted, models.LoraSettings())
     lora.set_adapter(lm.network, initial_adapter(source.fingerprint, lm.adapter_shape))
