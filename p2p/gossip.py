@@ -87,11 +87,11 @@ class Gossip:
                 self._remember(record, header)
                 self.spread(change, link)
             case Seal():
-                if replica.offer_seal(record):
+                if replica.seals.offer(record):
                     # Kept at once: the sealer may come back from a backup, and must hear of it then.
                     self._context.storage.put(f"offered/{record.body.height:012}", encode(record.signed))
                     self._fresh.append((record, source))
-                elif record.body.height in replica.forked_seals and not self._context.storage.keys("forked/"):
+                elif record.body.height in replica.seals.forked and not self._context.storage.keys("forked/"):
                     self._context.storage.put(f"forked/{record.body.height:012}", encode(record.signed))
             case _:
                 if replica.roster.add(record):
@@ -203,7 +203,7 @@ class Gossip:
 
     def give_seals(self, height: int, link: Link) -> None:
         """Answers a wish for seals, oldest first; who wants more asks again."""
-        seals = [self._context.replica.known_seal(h) for h in range(height, height + limits.MAX_RECORDS_PER_MESSAGE)]
+        seals = [self._context.replica.seals.known(h) for h in range(height, height + limits.MAX_RECORDS_PER_MESSAGE)]
         self._push(link, [record.signed for record in seals if record is not None])
 
     def compare(self, beat: Beat, link: Link) -> None:
@@ -212,8 +212,8 @@ class Gossip:
         link.beat = beat
         if now - link.compared < COMPARE_S:
             return
-        reached = replica.sealed.height + len(replica.offered_chain())
-        if max(beat.height, replica.offered_height) > reached:
+        reached = replica.sealed.height + len(replica.seals.offered())
+        if max(beat.height, replica.seals.offered_height) > reached:
             link.compared = now
             self._context.send(link, WantSeals(reached + 1))
         digests = [RoundDigest(0, replica.round_digest(0))] if beat.membership != replica.round_digest(0) else []

@@ -203,7 +203,7 @@ class Meeting:
         if link.told != contested or is_due:
             link.told, link.told_at = contested, context.now
             header = replica.newest(link.member)
-            seal = replica.last_known_seal() if link.member == context.genesis.sealer else None
+            seal = replica.seals.last_known() if link.member == context.genesis.sealer else None
             tip = Tip(header=header.signed if header else None, seal=seal.signed if seal else None, contested=contested)
             context.send(link, tip)
 

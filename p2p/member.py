@@ -210,7 +210,7 @@ class Member:
         replica, others = self.context.replica, self._others()
         if self.sealing.mismatch is not None:
             lines.append(f"{self.sealing.mismatch}; nothing is sealed or pruned any more")
-        if replica.forked_seals:
+        if replica.seals.forked:
             lines.append("the sealer signed two different seals; nothing is sealed or pruned any more")
         witnesses = sorted(
             self.name_of(link.member) for link in self.context.links.values() if link.contested and link.member
@@ -259,7 +259,7 @@ class Member:
                 self._others(),
                 context.links.values(),
                 known=replica.sealed.height,
-                offered=replica.offered_height,
+                offered=replica.seals.offered_height,
                 membership=replica.round_digest(MEMBERSHIP),
                 now=context.now,
             )
@@ -303,7 +303,7 @@ class Member:
         may_sign = self.may_sign
         self.signing.step(may_sign=may_sign)
         while self.sealing.step(may_sign=may_sign):
-            record = context.replica.newest_seal()
+            record = context.replica.seals.newest()
             assert record is not None
             self.gossip.announce(record)
         self.admission.step()

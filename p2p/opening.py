@@ -59,8 +59,8 @@ def _load_membership(context: Context, records: list[Record]) -> None:
 def _load_seals(context: Context) -> None:
     for key in context.storage.keys("seal/"):
         signed = decode(_value(context.storage, key), Signed, 2 * limits.MAX_RECORD_BYTES)
-        context.replica.offer_seal(open_record(signed, context.replica.hash))
-    chain = context.replica.offered_chain()
+        context.replica.seals.offer(open_record(signed, context.replica.hash))
+    chain = context.replica.seals.offered()
     if chain:
         last = chain[-1].body
         assert isinstance(last, Seal)
@@ -68,7 +68,7 @@ def _load_seals(context: Context) -> None:
         context.replica.accept_seal(chain[-1], decode(raw, SealContents, limits.MAX_SEAL_CONTENTS_BYTES))
     for key in (*context.storage.keys("offered/"), *context.storage.keys("forked/")):
         signed = decode(_value(context.storage, key), Signed, 2 * limits.MAX_RECORD_BYTES)
-        context.replica.offer_seal(open_record(signed, context.replica.hash))
+        context.replica.seals.offer(open_record(signed, context.replica.hash))
 
 
 def _load_set(context: Context, records: list[Record]) -> None:
@@ -78,7 +78,7 @@ def _load_set(context: Context, records: list[Record]) -> None:
         with suppress(Missing):
             replica.add_header(record, was_kept=True)
         header = _header(record)
-        if not (header.is_null or replica.is_of_seal(header.payload)) and storage.has_blob(header.payload):
+        if not (header.is_null or replica.seals.names(header.payload)) and storage.has_blob(header.payload):
             # A payload is here only if it was checked for every header that was here then.
             replica.add_payload(header)
 

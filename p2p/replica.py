@@ -9,8 +9,6 @@ set decides the state, so everything here must come out the same whatever the or
   some of them may have been left out, and what cites them must not fall with them.
 - Nothing is remembered of what was refused.
 
-Not covered: a sealer that signs two seals of one height and shows each to one half. Whoever sees both says so and
-prunes nothing more.
 """
 
 from __future__ import annotations
@@ -24,35 +22,13 @@ from p2p.encoding import digest
 from p2p.errors import TrustError, WireError
 from p2p.records import NONE, Genesis, Header, Record, Revocation, Seal, SealContents, SealedDelta
 from p2p.roster import Missing, Roster
+from p2p.seals import SealChain, Sealed, seal_of
 
 _WHOLE = -1
 """Stands for all rounds among their digests."""
 
 Composition = tuple[tuple[bytes, int], ...]
 """Of a round: ids of its deltas that weigh something, sorted, with their weights. Decides what the round adds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sealed:
-    """The last seal, or the beginning.
-
-    Attributes:
-        height: 0 at the beginning.
-        id: Of the seal; the genesis hash at the beginning.
-        round: The last sealed round; 0 at the beginning.
-        state: Hash of the state there.
-        certificates: Ids of the certificates it names.
-        equivocators: Members it names.
-        frontier: Its deltas of its last round, which the next round may cite.
-    """
-
-    height: int
-    id: bytes
-    round: int
-    state: bytes
-    certificates: frozenset[bytes] = frozenset()
-    equivocators: frozenset[bytes] = frozenset()
-    frontier: tuple[SealedDelta, ...] = ()
 
 
 @dataclass(slots=True)
@@ -88,11 +64,7 @@ class Replica:
         self.genesis = genesis
         self.hash = genesis.hash
         self.roster = Roster(genesis)
-        self.sealed = Sealed(0, self.hash, 0, start)
-        self.forked_seals: set[int] = set()
-        self._seals: dict[int, Record] = {}
-        self._parts_of_seals: set[bytes] = set()
-        self._offered: dict[int, Record] = {}
+        self.seals = SealChain(genesis, start)
         self._headers: dict[bytes, Record] = {}
         self._set: set[bytes] = set()
         self._rounds: dict[int, set[bytes]] = {}
@@ -110,6 +82,11 @@ class Replica:
         self._seen_roster = 0
         self._proofs: dict[bytes, tuple[Record, Record]] = {}
         self._version = 0
+
+    @property
+    def sealed(self) -> Sealed:
+        """The last accepted seal, or the beginning."""
+        return self.seals.sealed
 
     # The clock.
 
@@ -496,70 +473,6 @@ class Replica:
 
     # Seals.
 
-    def offer_seal(self, record: Record) -> bool:
-        """Takes a seal whose signature holds; whether it is new here. It counts once ``accept_seal`` is called.
-
-        Raises:
-            TrustError: It is not the sealer's.
-        """
-        seal = _seal(record)
-        if seal.sealer != self.genesis.sealer:
-            raise TrustError("a seal by somebody who is not the sealer")
-        known = self._seals.get(seal.height) or self._offered.get(seal.height)
-        if known is not None:
-            if known.id != record.id:
-                self.forked_seals.add(seal.height)
-            return False
-        if seal.height <= self.sealed.height:
-            return False
-        self._offered[seal.height] = record
-        self._parts_of_seals.update((seal.contents, seal.state))
-        return True
-
-    def seal(self, height: int) -> Record | None:
-        """An accepted seal."""
-        return self._seals.get(height)
-
-    def known_seal(self, height: int) -> Record | None:
-        """A seal that came, whether it is accepted or not."""
-        return self._seals.get(height) or self._offered.get(height)
-
-    def is_contents(self, blob: bytes) -> bool:
-        """Whether a blob is the contents of an accepted seal."""
-        return any(_seal(record).contents == blob for record in self._seals.values())
-
-    def is_of_seal(self, blob: bytes) -> bool:
-        """Whether a seal names a blob as its part. Such names are hashes of another kind than those of payloads."""
-        return blob in self._parts_of_seals
-
-    def newest_seal(self) -> Record | None:
-        """The last accepted seal."""
-        return self._seals.get(self.sealed.height)
-
-    def last_known_seal(self) -> Record | None:
-        """The highest seal that ever came, whether it is accepted or not."""
-        height = max((*self._seals, *self._offered), default=0)
-        return self._offered.get(height) or self._seals.get(height)
-
-    @property
-    def offered_height(self) -> int:
-        """Height of the last offered seal; 0 for none."""
-        return max(self._offered, default=0)
-
-    def offered_chain(self) -> tuple[Record, ...]:
-        """Offered seals that follow the last accepted one without a gap, oldest first."""
-        chain: list[Record] = []
-        if not self._offered:
-            return ()
-        last, round = self.sealed.id, self.sealed.round
-        while (record := self._offered.get(self.sealed.height + 1 + len(chain))) is not None:
-            seal = _seal(record)
-            if seal.previous != last or seal.round <= round:
-                break
-            chain.append(record)
-            last, round = record.id, seal.round
-        return tuple(chain)
-
     def missing_for(self, contents: SealContents) -> tuple[set[bytes], set[bytes]]:
         """Ids of records, and payloads, that are needed to check a seal and are not here."""
         records = {id for id in (*contents.certificates, *contents.revocations) if self.roster.get(id) is None}
@@ -625,21 +538,9 @@ class Replica:
 
     def accept_seal(self, record: Record, contents: SealContents) -> Change:
         """Takes a checked seal, or one whose state was fetched: what it covers is decided and forgotten here."""
-        seal, change = _seal(record), Change()
+        seal, change = seal_of(record), Change()
         self._version += 1
-        self.sealed = Sealed(
-            seal.height,
-            record.id,
-            seal.round,
-            seal.state,
-            frozenset(contents.certificates),
-            frozenset(contents.equivocators),
-            tuple(delta for delta in contents.deltas if delta.round == seal.round),
-        )
-        self._seals[seal.height] = record
-        for height in [height for height in self._offered if height <= seal.height]:
-            passed = self._offered.pop(height)
-            self._seals.setdefault(height, passed)
+        self.seals.accept(record, contents)
         for member in contents.equivocators:
             self.roster.add_equivocator(member)
         self._forget_worked_out()
@@ -681,9 +582,4 @@ def _header(record: Record) -> Header:
     return record.body
 
 
-def _seal(record: Record) -> Seal:
-    assert isinstance(record.body, Seal)
-    return record.body
-
-
-__all__ = ["NONE", "Change", "Composition", "Replica", "Sealed", "contradict"]
+__all__ = ["NONE", "Change", "Composition", "Replica", "contradict"]

@@ -20,6 +20,7 @@ from p2p.errors import PayloadError, WireError
 from p2p.grid import state_hash
 from p2p.outbox import Outbox
 from p2p.records import NONE, Header, Record, Seal, SealContents, sign_record
+from p2p.seals import seal_of
 from p2p.state import State
 from p2p.storage import Storage
 
@@ -76,7 +77,7 @@ class Sealing:
     @property
     def is_halted(self) -> bool:
         """Whether seals contradict each other or this node: nothing is sealed or pruned any more."""
-        return self.mismatch is not None or bool(self._context.replica.forked_seals)
+        return self.mismatch is not None or bool(self._context.replica.seals.forked)
 
     @property
     def is_early(self) -> bool:
@@ -86,7 +87,7 @@ class Sealing:
     def wanted(self) -> list[Wish]:
         """Blobs that the next seals need."""
         chain, is_far = self._next()
-        seals = [_seal(record) for record in chain]
+        seals = [seal_of(record) for record in chain]
         missing = [seal for seal in seals if self._contents(seal) is None]
         wanted = [Wish(seal.contents, seal.contents_bytes, is_urgent=True) for seal in missing]
         if is_far and not self._context.storage.has_blob(seals[-1].state):
@@ -103,7 +104,7 @@ class Sealing:
     def holds(self, name: bytes, raw: bytes) -> bool:
         """Whether a blob is what an offered seal names so."""
         genesis = self._context.genesis
-        for seal in map(_seal, self._context.replica.offered_chain()):
+        for seal in map(seal_of, self._context.replica.seals.offered()):
             if seal.contents == name:
                 return digest("seal contents", raw) == name
             if seal.state == name:
@@ -114,10 +115,10 @@ class Sealing:
     def blobs(self) -> set[bytes]:
         """Names of the blobs that seals are made of, here and on their way, and of payloads that were sealed last."""
         replica = self._context.replica
-        accepted = [replica.seal(height) for height in range(1, replica.sealed.height + 1)]
-        contents = {_seal(record).contents for record in accepted if record is not None}
-        offered = {seal.contents for seal in map(_seal, replica.offered_chain())}
-        states = {seal.state for seal in map(_seal, replica.offered_chain())}
+        accepted = [replica.seals.accepted(height) for height in range(1, replica.sealed.height + 1)]
+        contents = {seal_of(record).contents for record in accepted if record is not None}
+        offered = {seal.contents for seal in map(seal_of, replica.seals.offered())}
+        states = {seal.state for seal in map(seal_of, replica.seals.offered())}
         return contents | offered | states | payloads_of(self.recent.values()) | ({replica.sealed.state} - {NONE})
 
     def may_give(self, blob: bytes) -> bool:
@@ -127,7 +128,7 @@ class Sealing:
             return True
         if blob in payloads_of(self.recent.values()):
             return True
-        return self._context.replica.is_contents(blob)
+        return self._context.replica.seals.is_contents(blob)
 
     def step(self, *, may_sign: bool) -> bool:
         """Goes on with the next seal, as far as what it needs is here; whether one was accepted or signed."""
@@ -140,7 +141,7 @@ class Sealing:
 
     def _next(self) -> tuple[list[Record], bool]:
         """The seals to take next, and whether to take them without folding."""
-        chain = [] if self.is_halted else [*self._context.replica.offered_chain()]
+        chain = [] if self.is_halted else [*self._context.replica.seals.offered()]
         if self.is_early and chain:
             chain = self._up_to_named(chain)
         if not chain:
@@ -183,7 +184,7 @@ class Sealing:
         aim = self._aim
         if aim is None or aim.height not in heights:
             aim = _Aim(heights[-1], context.now)
-        state = _seal(chain[aim.height - height - 1]).state
+        state = seal_of(chain[aim.height - height - 1]).state
         if context.storage.partial_bytes(state) != aim.bytes:
             aim = _Aim(aim.height, context.now, context.storage.partial_bytes(state))
         elif context.now - aim.since > limits.LINK_DEAD_S:
@@ -206,7 +207,7 @@ class Sealing:
         return contents
 
     def _check(self, record: Record) -> bool:
-        seal, replica = _seal(record), self._context.replica
+        seal, replica = seal_of(record), self._context.replica
         contents = self._contents(seal)
         if contents is None:
             return False
@@ -232,8 +233,8 @@ class Sealing:
 
     def _catch_up(self, chain: list[Record]) -> bool:
         """Takes the newest sealed state as it is, once it and all that was sealed on the way are here."""
-        last = _seal(chain[-1])
-        all_contents = [self._contents(_seal(record)) for record in chain]
+        last = seal_of(chain[-1])
+        all_contents = [self._contents(seal_of(record)) for record in chain]
         found = [contents for contents in all_contents if contents is not None]
         if len(found) < len(chain) or not self._context.storage.has_blob(last.state):
             return False
@@ -257,20 +258,20 @@ class Sealing:
                 self._outbox.saw(delta.round, delta.id)
         left_out = []
         for id, own in self._outbox.unsealed().items():
-            if own.round <= _seal(last).round:
+            if own.round <= seal_of(last).round:
                 if id in counted:
                     self._outbox.sealed(id)
                 else:
                     left_out.append(id)
         for id in left_out:
             self.lost += not self._outbox.give_back(id)
-        passed = payloads_of(self.recent.values()) | {_seal(record).state for record, _ in sealed}
+        passed = payloads_of(self.recent.values()) | {seal_of(record).state for record, _ in sealed}
         headers = {record.id: record for record in context.replica.unsealed()}
         self.recent = {id: record for id, record in headers.items() if id in counted}
         change = context.replica.accept_seal(last, contents)
         for record, _ in sealed:
-            context.storage.put(f"seal/{_seal(record).height:012}", encode(record.signed))
-            context.storage.delete(f"offered/{_seal(record).height:012}")
+            context.storage.put(f"seal/{seal_of(record).height:012}", encode(record.signed))
+            context.storage.delete(f"offered/{seal_of(record).height:012}")
         for id in change.forgotten:
             context.storage.remove_record(id)
         self._sweep(passed.union(change.freed))
@@ -288,7 +289,7 @@ class Sealing:
     def _propose(self) -> bool:
         """Signs a seal of all rounds that have been ripe for a while."""
         context, replica = self._context, self._context.replica
-        if context.me != context.genesis.sealer or replica.offered_height > replica.sealed.height:
+        if context.me != context.genesis.sealer or replica.seals.offered_height > replica.sealed.height:
             return False  # a seal of its own is about that it has to take first
         ripe = replica.head - context.genesis.seal_lag
         if ripe <= replica.sealed.round:
@@ -317,7 +318,7 @@ class Sealing:
         )
         record = sign_record(context.author.key, seal)
         context.storage.write_blob(contents.hash, raw)
-        replica.offer_seal(record)
+        replica.seals.offer(record)
         self._accept([(record, contents)])
         self._state.rebase(vector, name)
         return True
@@ -336,9 +337,4 @@ def payloads_of(records: Iterable[Record]) -> set[bytes]:
 
 def _header(record: Record) -> Header:
     assert isinstance(record.body, Header)
-    return record.body
-
-
-def _seal(record: Record) -> Seal:
-    assert isinstance(record.body, Seal)
     return record.body

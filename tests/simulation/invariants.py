@@ -71,8 +71,8 @@ class Invariants:
         accused = replica.roster.equivocators & self._evidence.honest - self._evidence.excused
         if accused:
             raise Violation("equivocation", f"{device} holds a proof against {[id.hex()[:8] for id in accused]}")
-        if device.member.sealing.mismatch or replica.forked_seals:
-            raise Violation("seal agreement", f"{device}: {device.member.sealing.mismatch} {replica.forked_seals}")
+        if device.member.sealing.mismatch or replica.seals.forked:
+            raise Violation("seal agreement", f"{device}: {device.member.sealing.mismatch} {replica.seals.forked}")
         device.books.check_promises(device)
 
     def _check_seal(self, device: Device, replica: Replica) -> None:

@@ -126,7 +126,7 @@ def test_a_header_that_names_a_seals_blob_as_its_payload_costs_nobody_that_blob(
     company = sealed(linked(3, seal_lag=1))
     one, founder = company.members[1], company.members[0]
     link = company.link_of(1, 2)
-    known = founder.context.replica.newest_seal()
+    known = founder.context.replica.seals.newest()
     assert known is not None
     assert isinstance(known.body, Seal)
     parts = known.body.state, known.body.contents
@@ -290,7 +290,7 @@ def test_a_round_too_large_for_a_seal_is_sealed_in_parts(monkeypatch: pytest.Mon
     monkeypatch.setattr(limits, "SEAL_DELAY_S", 0.0)
     monkeypatch.setattr(limits, "MAX_SEAL_CONTENTS_BYTES", 800)
     company.wait(1.0)
-    first = company.members[0].context.replica.seal(1)
+    first = company.members[0].context.replica.seals.accepted(1)
     assert first is not None
     assert isinstance(first.body, Seal)
     assert first.body.contents_bytes <= 800
@@ -300,7 +300,7 @@ def test_a_round_too_large_for_a_seal_is_sealed_in_parts(monkeypatch: pytest.Mon
 
 def test_a_newcomer_waits_for_the_seal_that_its_ticket_names() -> None:
     company = sealed(linked(2))
-    known = company.members[0].context.replica.newest_seal()
+    known = company.members[0].context.replica.seals.newest()
     assert known is not None
     assert isinstance(known.body, Seal)
     for height, id, is_early in ((known.body.height, known.id, False), (known.body.height + 9, bytes([9]) * 32, True)):
@@ -401,7 +401,7 @@ def test_comparing_rounds_that_do_not_exist_leaves_nothing_behind() -> None:
 def test_a_restored_sealer_takes_its_own_seals_back_before_it_signs_another() -> None:
     company = sealed(linked(3, seal_lag=1))
     founder = company.members[0].context.replica
-    seals = [founder.seal(height) for height in range(1, founder.sealed.height + 1)]
+    seals = [founder.seals.accepted(height) for height in range(1, founder.sealed.height + 1)]
     assert len(seals) > 2
     late = Company(3, seal_lag=1)
     for number in (1, 2):
@@ -414,10 +414,10 @@ def test_a_restored_sealer_takes_its_own_seals_back_before_it_signs_another() ->
     late.link(0, 1)
     late.wait(10.0)
     again = late.members[0].context.replica
-    assert [again.seal(record.body.height) for record in seals if record and isinstance(record.body, Seal)][
+    assert [again.seals.accepted(record.body.height) for record in seals if record and isinstance(record.body, Seal)][
         -1
     ] == newest
-    assert not again.forked_seals
+    assert not again.seals.forked
 
 
 def test_an_idle_member_says_less_than_a_kilobyte_a_second_to_eight_others() -> None:
