@@ -10,7 +10,8 @@ The same class runs under the real transport (``p2p.node``) and under the simula
 from __future__ import annotations
 
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -113,6 +114,7 @@ class Member:
         )
         self._everybody: tuple[int, frozenset[bytes]] = (-1, frozenset())
         self._tidied = now
+        self._in_step = False
         self._was_restored = False
         self.state.refresh()
         forget_refused(self.context)
@@ -180,13 +182,15 @@ class Member:
             PayloadError: It is not finite, or beyond the grid.
         """
         self._begin(now, clock_s)
-        self.outbox.add(id, increment, wins, base)
+        with self._unless_refused():
+            self.outbox.add(id, increment, wins, base)
         return self._finish()
 
     def add_own(self, record: Record, *, now: float, clock_s: int) -> list[Action]:
         """Takes and spreads a record that this node itself signed: an invite, or a revocation."""
         self._begin(now, clock_s)
-        self.gossip.add(record)
+        with self._unless_refused():
+            self.gossip.add(record)
         return self._finish()
 
     def reachable_at(self, addresses: tuple[str, ...], *, now: float, clock_s: int) -> list[Action]:
@@ -292,7 +296,20 @@ class Member:
     # Steps.
 
     def _begin(self, now: float, clock_s: int) -> None:
+        if self._in_step:
+            # Half of a step must not become durable with the next one: what is on the disk is whole.
+            raise RuntimeError("a step failed half-way; the node has to be started again")
+        self._in_step = True
         self.context.now, self.context.clock_s, self.context.actions = now, clock_s, []
+
+    @contextmanager
+    def _unless_refused(self) -> Iterator[None]:
+        """Ends the step where what it began with is refused before anything was written."""
+        try:
+            yield
+        except (WireError, TrustError):
+            self._in_step = False
+            raise
 
     def _finish(self) -> list[Action]:
         context = self.context
@@ -314,6 +331,7 @@ class Member:
         for link in context.members():
             self.meeting.beat(link, after_s=BEAT_ON_CHANGE_S, only_changed=True)
         context.storage.commit()
+        self._in_step = False
         return context.actions
 
     def _forget_links(self) -> None:

@@ -102,7 +102,8 @@ class Writer:
 
     def start(self, steps: int, *arguments: object) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", __name__, str(self.folder), str(steps), *map(str, arguments)]
-        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+        # Unbuffered: what `readline` would read ahead, `communicate` would not see.
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, bufsize=0)
 
     def end(self, process: subprocess.Popen[bytes]) -> int:
         """Waits for the process to end, and notes what it acknowledged; its exit code."""

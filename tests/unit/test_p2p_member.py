@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 
 from p2p import limits
 from p2p.encoding import digest, encode
+from p2p.errors import PayloadError, TrustError
 from p2p.member import Member
 from p2p.records import Header, PeerRecord, Record, Revocation, Seal, SealContents, SealedDelta, open_record
 from p2p.roster import Roster
@@ -429,3 +431,31 @@ def test_an_idle_member_says_less_than_a_kilobyte_a_second_to_eight_others() -> 
     before = company.sent_bytes[0]
     company.wait(600.0)
     assert 0 < (company.sent_bytes[0] - before) / 600 < 1000
+
+
+def test_half_of_a_step_never_becomes_durable(monkeypatch: pytest.MonkeyPatch) -> None:
+    company = linked(2)
+    company.learn(0, "whole")
+    member, before = company.members[0], company.members[0].outbox.last
+    with monkeypatch.context() as patched:
+        patched.setattr(member.gossip, "flush", lambda: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            company.learn(0, "half", base=heads(company)[0])
+    with pytest.raises(RuntimeError, match="the node has to be started again"):
+        company.wait(1.0)
+    company.restart(0)
+    assert company.members[0].outbox.last == before
+    assert company.members[0].outbox.wins == 0
+
+
+def test_what_is_refused_ends_no_node() -> None:
+    company = linked(2)
+    with pytest.raises(PayloadError):
+        company.do(0, partial(Member.learn, id="x", increment=np.full(38, np.nan, np.float32), wins=1, clock_s=1))
+    founder = person(0).node_id
+    refused = Revocation(genesis=company.genesis.hash, member=founder, issuer=founder, from_round=1, reason="")
+    with pytest.raises(TrustError):
+        company.do(0, partial(Member.add_own, record=company.sign(0, refused), clock_s=1))
+    company.learn(0, "sound")
+    company.wait(1.0)
+    assert heads(company) == [1, 1]
