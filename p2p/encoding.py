@@ -107,7 +107,7 @@ def verify(public: bytes, domain: str, raw: bytes, signature: bytes) -> None:
 # what can be printed: that grows with every version of Unicode, and members must agree.
 _UNPRINTABLE = re.compile(
     "[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff"
-    "\ufff9-\uffff\U000e0000-\U000e0fff]"
+    "\ufff9-\uffff\U000e0000-\U000e007f]"
 )
 
 

@@ -8,6 +8,7 @@ import msgspec
 from hypothesis import strategies as st
 
 from p2p import limits
+from p2p.encoding import is_printable
 from p2p.records import (
     NONE,
     Body,
@@ -26,7 +27,7 @@ T = TypeVar("T")
 
 _MOST_ITEMS = 12
 _TEXTS = st.characters(exclude_categories=["Cs"])
-_PRINTABLE = st.characters(categories=["L", "M", "N", "P", "S"], include_characters=" ")
+_PRINTABLE = st.characters(categories=["L", "M", "N", "P", "S"], include_characters=" ").filter(is_printable)
 _HASHES = st.binary(min_size=32, max_size=32)
 _NAMES = st.text(_PRINTABLE, min_size=1, max_size=limits.MAX_NAME_CHARS)
 _STEMS = st.lists(st.text(_TEXTS, max_size=20), min_size=1, max_size=4, unique=True)
