@@ -15,7 +15,7 @@ from p2p.encoding import encode
 from p2p.errors import TrustError
 from p2p.gossip import Gossip, chain_of
 from p2p.links import Link
-from p2p.records import Certificate, PeerRecord, Record, Signed, sign_record
+from p2p.records import Certificate, Record, Signed, sign_record
 from p2p.wire import Join, Joined, Refused
 
 MOST_WAITING = 16
@@ -163,15 +163,12 @@ class Admission:
     def _others(self, newcomer: bytes) -> tuple[Signed, ...]:
         """Certificates and addresses of a few members: whoever lets somebody in may be gone for good a moment later."""
         context, roster = self._context, self._context.replica.roster
-        members = [member for member in roster.members() if member != newcomer]
-        found = [record for member in members if (record := roster.peer_record(member)) and _addresses(record)]
+        reachable = [member for member in roster.members() if (peer := roster.peer(member)) and peer.addresses]
         told: dict[bytes, Signed] = {}
-        for record in context.rng.sample(found, min(len(found), MOST_TOLD)):
-            assert isinstance(record.body, PeerRecord)
-            certificate = roster.certificate_of(record.body.member)
-            assert certificate is not None
-            for signed in (*chain_of(context, certificate.id), record.signed):
-                told[signed.body] = signed
+        for member in context.rng.sample(reachable, min(len(reachable), MOST_TOLD)):
+            certificate, peer_record = roster.certificate_of(member), roster.peer_record(member)
+            if member != newcomer and certificate is not None and peer_record is not None:
+                told |= {signed.body: signed for signed in (*chain_of(context, certificate.id), peer_record.signed)}
         return tuple(told.values())
 
     def _refuse(self, join: Join, reason: Reason, link: Link) -> None:
@@ -180,10 +177,6 @@ class Admission:
     def _keep(self, join: Join) -> None:
         if len(self._waiting) < MOST_WAITING:
             self._waiting.setdefault((join.invite, join.member), _Waiting(join, self._context.now, set()))
-
-
-def _addresses(record: Record) -> tuple[str, ...]:
-    return record.body.addresses if isinstance(record.body, PeerRecord) else ()
 
 
 def _used(invite: bytes) -> str:

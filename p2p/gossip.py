@@ -57,13 +57,14 @@ class Gossip:
             id = record_id(item.body)
             if self._context.replica.holds(id):
                 continue
-            self._asked.pop(id, None)
             if link.asked.pop(id, None) is None and not link.records.take(1, self._context.now):
                 self._context.drop(link, "too many records that nobody asked for")
                 return
             try:
                 record = open_record(item, self._context.replica.hash)
                 self.add(record, link)
+                if self._context.replica.holds(id):  # what came and was not kept is not asked for again at once
+                    self._asked.pop(id, None)
             except Missing as missing:
                 self.ask([missing.id], link)
             except (WireError, TrustError) as error:

@@ -25,11 +25,12 @@ from p2p.downloads import Download, Downloads
 from p2p.errors import TrustError, WireError
 from p2p.gate import Gate
 from p2p.gossip import Gossip
+from p2p.health import find_troubles
 from p2p.links import Dropped, Link
 from p2p.meeting import BEAT_ON_CHANGE_S, Meeting
 from p2p.opening import forget_refused, open_context
 from p2p.outbox import Author, Outbox
-from p2p.records import Certificate, Genesis, Header, Record
+from p2p.records import Genesis, Header, Record
 from p2p.sealing import Sealing, payloads_of
 from p2p.signing import Signing
 from p2p.state import State
@@ -204,43 +205,10 @@ class Member:
     @property
     def health(self) -> tuple[str, ...]:
         """What somebody should look at, in words."""
-        lines = []
-        if self.signing.is_full:
-            lines.append(
-                f"unsealed learning fills its {limits.UNSEALED_QUOTA_BYTES >> 30} GiB; nothing is shared until a seal"
-            )
-        if self._was_restored:
-            lines.append("this home was restored from an older copy; it went on from what peers knew")
-        replica, others = self.context.replica, self._others()
-        if self.sealing.mismatch is not None:
-            lines.append(f"{self.sealing.mismatch}; nothing is sealed or pruned any more")
-        if replica.seals.forked:
-            lines.append("the sealer signed two different seals; nothing is sealed or pruned any more")
-        witnesses = sorted(
-            self.name_of(link.member) for link in self.context.links.values() if link.contested and link.member
-        )
-        if witnesses:
-            lines.append(
-                f"another device runs with a copy of this home, says {', '.join(witnesses)};"
-                " nothing is signed until only one of them does"
-            )
-        elif waiting := len(self._gate.waits_for(others)):
-            lines.append(f"this home is a copy or an old backup; before it shares, {waiting} members have to be heard")
-        if self.sealing.is_early:
-            lines.append("the seal that this device's ticket names has not come yet; nothing is signed before")
-        if self.sealing.lost:
-            lines.append(f"{self.sealing.lost} deltas that an older copy of this home shared came too late for a seal")
-        if not replica.roster.is_member(self.context.me):
-            lines.append("this device is no member any more: what it learns stays here")
-        for member in sorted(replica.roster.equivocators):
-            lines.append(f"{self.name_of(member)} signed contradicting records; its learning counts nothing")
-        return tuple(lines)
-
-    def name_of(self, member: bytes) -> str:
-        """What a member calls itself, and the beginning of its id."""
-        record = self.context.replica.roster.certificate_of(member)
-        name = record.body.name if record and isinstance(record.body, Certificate) else "somebody"
-        return f"{name} ({member.hex()[:8]})"
+        waiting = len(self._gate.waits_for(self._others()))
+        lines = find_troubles(self.context, self.sealing, self.signing, waiting)
+        restored = "this home was restored from an older copy; it went on from what peers knew"
+        return (restored, *lines) if self._was_restored else lines
 
     @property
     def dropped(self) -> tuple[Dropped, ...]:

@@ -1,4 +1,4 @@
-"""The deltas that a node holds, the threshold clock on them, and the seals under them. Pure: records in, answers out.
+"""The deltas that a node holds, and the seals under them. Pure: records in, answers out.
 
 A delta is *in the set* once its header, its certificate, its payload and all its parents are. Which deltas are in the
 set decides the state, so everything here must come out the same whatever the order in which records arrive:
@@ -8,7 +8,6 @@ set decides the state, so everything here must come out the same whatever the or
 - For rounds up to the last seal, the seal alone decides. So in the round behind it parents are not asked for any more:
   some of them may have been left out, and what cites them must not fall with them.
 - Nothing is remembered of what was refused.
-
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from p2p import limits
 from p2p.codec import most_payload_bytes
 from p2p.encoding import digest
 from p2p.errors import TrustError, WireError
-from p2p.records import NONE, Genesis, Header, Record, Revocation, Seal, SealContents, SealedDelta
+from p2p.records import NONE, Genesis, Header, Record, SealContents
 from p2p.roster import Missing, Roster
 from p2p.seals import SealChain, Sealed, seal_of
 
@@ -65,6 +64,7 @@ class Replica:
         self.hash = genesis.hash
         self.roster = Roster(genesis)
         self.seals = SealChain(genesis, start)
+        self._most_bytes = [most_payload_bytes(genesis.travelling(round)) for round in (2, 1)]  # by the round's parity
         self._headers: dict[bytes, Record] = {}
         self._set: set[bytes] = set()
         self._rounds: dict[int, set[bytes]] = {}
@@ -88,7 +88,7 @@ class Replica:
         """The last accepted seal, or the beginning."""
         return self.seals.sealed
 
-    # The clock.
+    # The rounds.
 
     @property
     def version(self) -> int:
@@ -118,46 +118,6 @@ class Replica:
         if round == self.sealed.round:
             return frozenset(delta.author for delta in self.sealed.frontier)
         return frozenset(self.header(id).author for id in self._rounds.get(round, ()))
-
-    def open_round(self, author: bytes, last: int, base: int = 0) -> tuple[int, tuple[bytes, ...]] | None:
-        """The round in which an author may sign next, and the parents to cite; None where it has to wait for others.
-
-        What was learned without the head round joins it, so that what is learned at the same time is averaged; what
-        was learned on top of it opens the next, so that it is added.
-
-        Args:
-            author: Node id.
-            last: The last round it ever signed; 0 for none.
-            base: The head round of the state that it learned on.
-        """
-        head = self.head
-        for round in (max(head, 1), head + 1):
-            if round <= max(last, min(base, head)):
-                continue
-            if round <= self.sealed.round or round > self.sealed.round + limits.MOST_UNSEALED_ROUNDS:
-                continue
-            if author in self.authors(round):
-                continue
-            parents = self._citable(round - 1, author)
-            if round == 1 or len(parents) >= self.genesis.quorum:
-                return round, parents
-        return None
-
-    def is_short(self, author: bytes) -> bool:
-        """Whether somebody waits in the head round for others to join it, and the author has not."""
-        authors = self.authors(self.head)
-        return self.head > self.sealed.round and author not in authors and len(authors) <= self.genesis.quorum
-
-    def _citable(self, round: int, author: bytes) -> tuple[bytes, ...]:
-        """Ids to cite of a round, one of each other author, sorted."""
-        if round < 1:
-            return ()
-        if round == self.sealed.round:
-            found = {delta.author: delta.id for delta in self.sealed.frontier}
-        else:
-            found = {self.header(id).author: id for id in self.in_round(round)[::-1]}
-        found.pop(author, None)
-        return tuple(sorted(found.values())[: limits.MAX_PARENTS])
 
     # What there is.
 
@@ -308,12 +268,16 @@ class Replica:
             Missing: Its certificate is not here.
         """
         header, change = _header(record), Change()
-        if record.id in self._headers or header.round <= self.sealed.round or header.round > self.ceiling:
+        if record.id in self._headers:
+            return change
+        if not self.sealed.round < header.round <= self.ceiling:
+            for child in sorted(self._children.get(record.id, ())):  # that waits for a delta of another round
+                self._refuse(child, change)
             return change
         certificate = self.roster.certificate(header.certificate)
         if certificate.member != header.author:
             raise TrustError("a delta under somebody else's certificate")
-        if header.payload_bytes > most_payload_bytes(self.genesis.travelling(header.round)):
+        if header.payload_bytes > self._most_bytes[header.round % 2]:
             raise WireError(f"a delta of {header.payload_bytes:,} bytes")
         if header.round > 1 and len(header.parents) < self.genesis.quorum:
             raise WireError(f"a delta that cites {len(header.parents)} others, not {self.genesis.quorum}")
@@ -338,7 +302,7 @@ class Replica:
         """Takes note that a payload is not what a header says: that never enters the set, and is forgotten."""
         change = Change()
         for id in self._waiting_like(checked):
-            self._forget(id, change)
+            self._refuse(id, change)
         return change
 
     def _waiting_like(self, checked: Header) -> list[bytes]:
@@ -409,7 +373,7 @@ class Replica:
             parents = self._needed_parents(header)
             known = [parent for parent in parents if parent in self._headers]
             if not self._fits(header, known):
-                self._forget(id, change)
+                self._refuse(id, change)
                 continue
             change.missing.update(parent for parent in parents if parent not in self._headers)
             if all(parent in self._set for parent in parents) and self._has_payload_of(header):
@@ -424,7 +388,7 @@ class Replica:
         """Forgets children that cite a parent which they may not cite."""
         for child in [*self._children.get(parent, ())]:
             if child in self._pending and parent in self._headers and not self._fits(self.header(child), [parent]):
-                self._forget(child, change)
+                self._refuse(child, change)
 
     def _fits(self, header: Header, parents: Iterable[bytes]) -> bool:
         cited = [self.header(parent) for parent in parents]
@@ -442,6 +406,15 @@ class Replica:
         self._set.add(id)
         self._rounds.setdefault(header.round, set()).add(id)
         self._forget_worked_out(header.round)
+
+    def _refuse(self, id: bytes, change: Change) -> None:
+        """Forgets a header that can never enter the set, and all that waits for it and so cannot either."""
+        refused = [id]
+        while refused:
+            id = refused.pop()
+            if id in self._pending:
+                refused += sorted(self._children.get(id, ()))
+                self._forget(id, change)
 
     def _forget(self, id: bytes, change: Change) -> None:
         self._version += 1
@@ -486,55 +459,6 @@ class Replica:
         for delta in contents.deltas:
             if delta.id not in self._headers:
                 self._children.setdefault(delta.id, set())
-
-    def check_seal(self, seal: Seal, contents: SealContents) -> dict[int, Composition]:
-        """What a seal adds to the state before it, by round. Everything it names is here.
-
-        Raises:
-            WireError: It contradicts itself, or what it names.
-        """
-        ids = [(delta.round, delta.author, delta.id) for delta in contents.deltas]
-        if ids != sorted(set(ids)):
-            raise WireError("a seal whose deltas are not sorted, or not different")
-        revocations = [self.roster.get(id) for id in contents.revocations]
-        said = [record.body for record in revocations if record and isinstance(record.body, Revocation)]
-        equivocators = frozenset(contents.equivocators)
-        sums: dict[int, list[tuple[bytes, int]]] = {}
-        for delta in contents.deltas:
-            header = self.header(delta.id)
-            if (header.round, header.author) != (delta.round, delta.author):
-                raise WireError("a seal that misnames a delta")
-            if not self.sealed.round < header.round <= seal.round:
-                raise WireError("a seal with a delta of another time")
-            weight = self.roster.weight(
-                header,
-                sealed_certificates=self.sealed.certificates,
-                revocations=said,
-                equivocators=equivocators | self.sealed.equivocators,
-            )
-            if weight:
-                sums.setdefault(header.round, []).append((delta.id, weight))
-        return {round: tuple(sorted(parts)) for round, parts in sorted(sums.items())}
-
-    def propose(self, round: int) -> SealContents:
-        """What a seal of everything up to a round would hold, as this node sees it."""
-        deltas = [(self.header(id), id) for r in self.rounds() if r <= round for id in self.in_round(r)]
-        revocations = tuple(record.id for record in self.roster.revocations)
-        return SealContents(
-            deltas=tuple(
-                SealedDelta(header.round, header.author, id)
-                for header, id in sorted(deltas, key=lambda row: (row[0].round, row[0].author, row[1]))
-            ),
-            certificates=tuple(id for id in self._standing_certificates()),
-            revocations=revocations,
-            equivocators=tuple(sorted(self.roster.equivocators | self.sealed.equivocators)),
-        )
-
-    def _standing_certificates(self) -> Iterator[bytes]:
-        """Ids of certificates, without those that a revoked inviter gave since the last seal."""
-        for record in self.roster.certificates():
-            if record.id in self.sealed.certificates or self.roster.is_well_given(record):
-                yield record.id
 
     def accept_seal(self, record: Record, contents: SealContents) -> Change:
         """Takes a checked seal, or one whose state was fetched: what it covers is decided and forgotten here."""

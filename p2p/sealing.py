@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from p2p import limits
+from p2p import limits, seal_contents
 from p2p.codec import decode_state, most_state_bytes
 from p2p.context import Context
 from p2p.downloads import Wish
@@ -220,7 +220,7 @@ class Sealing:
         if records or payloads:
             return False
         try:
-            vector = self._state.sealed_with(replica.check_seal(seal, contents))
+            vector = self._state.sealed_with(seal_contents.check(replica, seal, contents))
         except WireError as error:
             self.mismatch = f"seal {seal.height} does not hold: {error.message}"
             return False
@@ -299,7 +299,7 @@ class Sealing:
         if not due:
             return False
         round = max(due)
-        while len(raw := encode(contents := replica.propose(round))) > limits.MAX_SEAL_CONTENTS_BYTES:
+        while len(raw := encode(contents := seal_contents.propose(replica, round))) > limits.MAX_SEAL_CONTENTS_BYTES:
             if round == replica.sealed.round + 1:
                 self.mismatch = f"round {round} has too many deltas for a seal"
                 return False

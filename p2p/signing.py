@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from p2p import limits
+from p2p.clock import Room, is_short, open_round
 from p2p.context import Context
 from p2p.gossip import Gossip
 from p2p.outbox import Outbox
 from p2p.records import Header
 from p2p.state import State
-
-Room = tuple[int, tuple[bytes, ...]]
-"""A round that is open, and the parents to cite there."""
 
 
 class Signing:
@@ -44,7 +42,7 @@ class Signing:
             self._null_at = None
             return
         learned = outbox.wins > 0 and self._has_room()
-        room = replica.open_round(context.me, outbox.last.round, outbox.base if learned else 0)
+        room = open_round(replica, context.me, outbox.last.round, outbox.base if learned else 0)
         self.waits = learned and room is None
         if learned and room is not None:
             self._keep_company(room[0])
@@ -66,7 +64,7 @@ class Signing:
         deltas never answer each other.
         """
         replica, me = self._context.replica, self._context.me
-        room = replica.open_round(me, self._outbox.last.round) if replica.is_short(me) else None
+        room = open_round(replica, me, self._outbox.last.round) if is_short(replica, me) else None
         if room is None or room[0] == replica.head:
             return room
         beats = [link.beat for link in self._context.members() if link.beat is not None]
@@ -75,8 +73,8 @@ class Signing:
     def _keep_company(self, opening: int) -> None:
         """Joins the head round before the next is opened, if somebody is alone there and could never follow."""
         replica, me = self._context.replica, self._context.me
-        head = replica.open_round(me, self._outbox.last.round)
-        if replica.is_short(me) and head is not None and head[0] == replica.head < opening:
+        head = open_round(replica, me, self._outbox.last.round)
+        if is_short(replica, me) and head is not None and head[0] == replica.head < opening:
             self._sign(*head, null=True)
 
     def _sign(self, round: int, parents: tuple[bytes, ...], *, null: bool) -> None:

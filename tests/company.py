@@ -5,14 +5,16 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from p2p.actions import Action, Drop, Send
+from p2p.encoding import digest
 from p2p.member import Member
 from p2p.outbox import Author
-from p2p.records import Body, Certificate, Genesis, Record, sign_record
+from p2p.records import Body, Certificate, Genesis, Header, Record, Seal, sign_record
 from p2p.wire import Message, read_message, write_message
 from tests.memory import MemoryStorage
 from tests.simulation.people import person
@@ -164,3 +166,60 @@ class Company:
             self._carry_out(number, self.members[number].received(link, waiting[0][2], now=self.now, clock_s=1))
         self._ends.pop((number, link), None)
         self._carry_out(number, self.members[number].link_down(link, now=self.now, clock_s=1))
+
+
+def linked(count: int, **genesis: object) -> Company:
+    company = Company(count, **genesis)
+    for one in range(count):
+        for other in range(one):
+            company.link(one, other)
+    return company
+
+
+def heads(company: Company) -> list[int]:
+    return [member.context.replica.head for member in company.members]
+
+
+def sealed(company: Company) -> Company:
+    """Lets a company learn until something is sealed."""
+    for at in range(8):
+        company.learn(at % 2, f"early {at}")
+        company.wait(5.0)
+    assert [member.context.replica.sealed.height > 0 for member in company.members] == [True] * len(company.members)
+    return company
+
+
+def header(company: Company, number: int, **changes: Any) -> Record:
+    """A header that a member could sign on what the founder holds."""
+    replica = company.members[0].context.replica
+    parents = tuple(
+        sorted(id for id in replica.in_round(replica.head) if replica.header(id).author != person(number).node_id)
+    )
+    fields: dict[str, Any] = {
+        "genesis": company.genesis.hash,
+        "author": person(number).node_id,
+        "round": replica.head + 1,
+        "prev": b"",
+        "parents": parents,
+        "certificate": company.certificates[number].id,
+        "wins": 3,
+        "payload": bytes(32),
+        "payload_bytes": 100,
+        "base_state": bytes(32),
+    }
+    return company.sign(number, Header(**{**fields, **changes}))
+
+
+def seal(company: Company, height: int, contents: bytes) -> Record:
+    """A seal that its sealer could sign, of the first round."""
+    body = Seal(
+        genesis=company.genesis.hash,
+        height=height,
+        previous=company.genesis.hash,
+        round=1,
+        contents=digest("seal contents", contents),
+        contents_bytes=len(contents),
+        state=bytes(32),
+        sealer=person(0).node_id,
+    )
+    return company.sign(0, body)

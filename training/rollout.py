@@ -107,13 +107,7 @@ def _decode(
 ) -> list[Completion]:
     """Decodes one left-padded batch; ``uniform [B, T]`` holds one number in [0, 1) a token."""
     device = lm.device
-    width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), lm.pad_id)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    ids, mask = ids.to(device), mask.to(device)
+    ids, mask = (padded.to(device) for padded in _left_padded(prompts, lm.pad_id))
     draws = torch.from_numpy(uniform).to(device, torch.float32)
     cache = DynamicCache(config=lm.causal.config)
     out: list[list[int]] = [[] for _ in prompts]
@@ -150,6 +144,17 @@ def _decode(
         mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=-1)
         fed, positions = chosen[:, None], positions[:, -1:] + 1
     return [Completion(tuple(tokens), end) for tokens, end in zip(out, ended, strict=True)]
+
+
+def _left_padded(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, ``[B, T]`` each."""
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), pad_id)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    return ids, mask
 
 
 def _pick(logits: torch.Tensor, sampling: Sampling, draws: torch.Tensor) -> torch.Tensor:

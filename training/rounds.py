@@ -11,7 +11,7 @@ import numpy as np
 
 from training import lora
 from training.faults import reach
-from training.history import History
+from training.history import History, NewVersion
 from training.models import LanguageModel
 from training.pool import Draw, Pool
 from training.rollout import Notify
@@ -122,10 +122,8 @@ def run_round(
         traces = _gather(lm, draw, config, number, tally, notify)
         reach("round.after-play")
         played_at = time.monotonic()
-        rates = pool.answer_rates()
-        learned = update(
-            lm, traces, replace(config.update, seed=_seed(config.seed, number, 2)), rates=rates, notify=notify
-        )
+        settings = replace(config.update, seed=_seed(config.seed, number, 2))
+        learned = update(lm, traces, settings, rates=pool.answer_rates(), notify=notify)
         reach("round.after-update")
         parent = history.current
         version = store.write(lora.get_adapter(lm.network), parent=parent, wins=learned.wins) if learned.steps else None
@@ -134,20 +132,24 @@ def run_round(
         report = replace(
             report, play_seconds=played_at - started, update_seconds=ended - played_at, seconds=ended - started
         )
-        history.commit(
-            number=number,
-            seconds=report.seconds,
-            report=report.as_dict(),
-            version=version,
-            trained=[told.key for told in draw.told] if version else (),
-            played=[entry.prompt_key for entry in draw.plays],
-        )
+        _record(history, report, version, draw)
     except BaseException:
         lora.set_adapter(lm.network, before)
         raise
     # Without a version nothing was learned from what people said: it stays for a round that has wins.
     pool.use(draw if version else replace(draw, told=()))
     return report
+
+
+def _record(history: History, report: RoundReport, version: NewVersion | None, draw: Draw) -> None:
+    history.commit(
+        number=report.round,
+        seconds=report.seconds,
+        report=report.as_dict(),
+        version=version,
+        trained=[told.key for told in draw.told] if version else (),
+        played=[entry.prompt_key for entry in draw.plays],
+    )
 
 
 def _gather(

@@ -146,7 +146,7 @@ def test_kills_at_any_point_lose_nothing_that_was_acknowledged(tmp_path: Path, p
     writer.assert_kept()
 
 
-def kill_at_random(folder: Path, kills: int) -> None:
+def assert_kills_lose_nothing(folder: Path, kills: int) -> None:
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")  # noqa: T201  # shown when the test fails
     rng = random.Random(seed)
@@ -166,12 +166,12 @@ def kill_at_random(folder: Path, kills: int) -> None:
 
 
 def test_kills_at_random_times_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
-    kill_at_random(tmp_path / "ledger", 25)
+    assert_kills_lose_nothing(tmp_path / "ledger", 25)
 
 
 @pytest.mark.soak
 def test_many_kills_at_random_times_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
-    kill_at_random(tmp_path / "ledger", 200)
+    assert_kills_lose_nothing(tmp_path / "ledger", 200)
 
 
 def laid_over(backup: Path, folder: Path) -> None:

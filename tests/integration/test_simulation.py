@@ -26,7 +26,7 @@ def seeds_of(count: int) -> list[range]:
     return [range(first, first + PART) for first in range(0, count, PART)]
 
 
-def run(seeds: range) -> None:
+def assert_nothing_violated(seeds: range) -> None:
     for seed in seeds:
         outcome = run_seed(seed)
         assert not outcome.invariant, describe(outcome)
@@ -34,13 +34,13 @@ def run(seeds: range) -> None:
 
 @pytest.mark.parametrize("seeds", seeds_of(SEEDS), ids=str)
 def test_nothing_is_violated_in_hundreds_of_swarms(seeds: range) -> None:
-    run(seeds)
+    assert_nothing_violated(seeds)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seeds", seeds_of(SOAK_SEEDS), ids=str)
 def test_nothing_is_violated_in_ten_thousand_swarms(seeds: range) -> None:
-    run(seeds)
+    assert_nothing_violated(seeds)
 
 
 def test_a_delta_reaches_five_hundred_nodes_in_a_few_hops_without_flooding_any(

@@ -16,7 +16,7 @@ from p2p.limits import MAX_RECORD_BYTES
 from p2p.member import Member
 from p2p.outbox import Author
 from p2p.records import Header, Record, Seal, Signed, open_record
-from p2p.wire import Chunk, Message, write_message
+from p2p.wire import Message, write_message
 from tests.memory import Snapshot
 from tests.simulation.books import Books
 from tests.simulation.disk import Disk, PowerCutError
@@ -25,6 +25,9 @@ from tests.simulation.violation import Violation
 if TYPE_CHECKING:
     from tests.simulation.newcomer import Newcomer
     from tests.simulation.world import World
+
+TOO_MUCH = ("too many messages", "too many records that nobody asked for")
+"""Why an honest member never ends a link to another."""
 
 
 class Device:
@@ -44,7 +47,6 @@ class Device:
         is_copy: Whether its home is a copy of another's that is still there.
         skew_s: By how much its clock is wrong.
         power_goes: Whether the power goes before the actions of the next step are carried out.
-        sent: Messages in this second; chunks, each of which somebody asked for by name, do not count.
     """
 
     is_honest = True
@@ -65,7 +67,6 @@ class Device:
         self.is_copy = False
         self.skew_s = 0
         self.power_goes = False
-        self.sent = (0, 0)
         self._seals = 0
         self._learned = 0
         self._waiting: list[tuple[str, int]] = []
@@ -170,9 +171,6 @@ class Device:
 
     def send(self, number: int, message: Message) -> None:
         """Sends a message."""
-        if not isinstance(message, Chunk):
-            second = int(self.world.now)
-            self.sent = (second, self.sent[1] + 1 if self.sent[0] == second else 1)
         self.world.network.send(self, number, write_message(message), message)
 
     def _step(self, act: Callable[[], list[Action]]) -> bool:
@@ -206,6 +204,9 @@ class Device:
                     self.send(link, message)
                 case Drop(link=link, reason=reason):
                     self.world.note(self, "drops a link", (link, reason))
+                    other = self.world.network.other_end(link)
+                    if reason in TOO_MUCH and self.is_honest and other is not None and other.is_honest:
+                        raise Violation("bounds", f"{other} said more to {self} than that puts up with: {reason}")
                     self.world.network.close(link)
                 case Dial(address=address, key=key):
                     self.world.network.dial(self, address, key, self.identity.transport_public)

@@ -19,6 +19,7 @@ from p2p.wire import Have, Push, write_message
 from tests.memory import MemoryStorage
 from tests.simulation.pace import _open_record as open_once
 from tests.simulation.people import person
+from tests.vectors import small_genesis
 
 FIRST = 1000
 """Persons from here on are these nodes."""
@@ -132,26 +133,8 @@ class _Swarm:
 
 
 def _genesis() -> Genesis:
-    return Genesis(
-        version=1,
-        name="large",
-        fingerprint=bytes(32),
-        prompt_format="chat",
-        system_prompt="",
-        rank=1,
-        alpha=1,
-        tensors=(TensorSpec("a.lora_A", 1, 2), TensorSpec("a.lora_B", 2, 1)),
-        grid_bits=20,
-        rule="fedavg",
-        share="both",
-        weight_cap=32,
-        norm_bound=1 << 16,
-        quorum=1,
-        seal_lag=1,
-        sealer=person(FIRST).node_id,
-        recovery=bytes([1]) * 32,
-        nonce=bytes(16),
-    )
+    tensors = (TensorSpec("a.lora_A", 1, 2), TensorSpec("a.lora_B", 2, 1))
+    return small_genesis(name="large", tensors=tensors, norm_bound=1 << 16, sealer=person(FIRST).node_id)
 
 
 def _certify(genesis: Genesis, nodes: int) -> list[Record]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from p2p.clock import citable, open_round
 from p2p.codec import encode_payload
 from p2p.grid import clip_to_norm, values_in
 from p2p.identity import Identity
@@ -63,7 +64,7 @@ class Hostile(Device):
         replica = self.member.context.replica
         who = author or self.identity
         if parents is None:
-            parents = replica._citable(round - 1, who.node_id)
+            parents = citable(replica, round - 1, who.node_id)
         raw = self.payload(round) if payload is None else payload
         name = hashlib.sha256(raw).digest()
         self.forged[name] = raw
@@ -176,7 +177,7 @@ class SamePrev(Hostile):
             return
         assert isinstance(said.body, Header)
         round = head + 1 if head == said.body.round else head
-        if round > 1 and len(self.member.context.replica._citable(round - 1, self.identity.node_id)):
+        if round > 1 and len(citable(self.member.context.replica, round - 1, self.identity.node_id)):
             self.push(self.forge(round, prev=said.body.prev), share=0.6)
 
 
@@ -202,7 +203,7 @@ class BadPayload(Hostile):
 
     def mischief(self) -> None:
         assert self.member is not None
-        room = self.member.context.replica.open_round(self.identity.node_id, 0)
+        room = open_round(self.member.context.replica, self.identity.node_id, 0)
         if room is not None:
             nonsense = self.rng.choice((self.rng.randbytes(150), self.payload(room[0])[:-3], b"x"))
             self.push(self.forge(room[0], parents=room[1], payload=nonsense, prev=self.rng.randbytes(32)))
@@ -269,7 +270,7 @@ class Liar(Hostile):
 
     def mischief(self) -> None:
         assert self.member is not None
-        room = self.member.context.replica.open_round(self.identity.node_id, self.member.outbox.last.round)
+        room = open_round(self.member.context.replica, self.identity.node_id, self.member.outbox.last.round)
         if room is not None:
             reach = np.full(self.world.plan.genesis.parameters, self.world.plan.reach, dtype=np.float32)
             self.step("learn", f"lie {self.world.now}", reach, 2**31)

@@ -101,6 +101,11 @@ class Network:
                 arrives = end.arrives = max(arrives, end.arrives + 1e-6)
             self._world.at(arrives, self._arrive, end.other, raw, message)
 
+    def other_end(self, number: int) -> Device | None:
+        """The device at the other end of a link."""
+        end = self._ends.get(number)
+        return end.other.device if end is not None else None
+
     def close(self, number: int) -> None:
         """Ends a link from one side; the other side hears of it after all that was sent."""
         end = self._ends.pop(number, None)

@@ -56,3 +56,12 @@ def tiny(_loaded: tuple[LanguageModel, Adapter]) -> Iterator[LanguageModel]:
     lm.network.eval()
     yield lm
     lm.network.zero_grad(set_to_none=True)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members who wait for seconds where others wait for minutes."""
+    from p2p import limits
+
+    monkeypatch.setattr(limits, "SEAL_DELAY_S", 2.0)
+    monkeypatch.setattr(limits, "NULL_DELAY_S", (0.5, 1.0))

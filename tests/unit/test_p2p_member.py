@@ -3,92 +3,24 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from p2p import limits
-from p2p.encoding import digest, encode
 from p2p.errors import PayloadError, TrustError
 from p2p.member import Member
-from p2p.records import Header, PeerRecord, Record, Revocation, Seal, SealContents, SealedDelta, open_record
+from p2p.records import PeerRecord, Record, Revocation, open_record
 from p2p.roster import Roster
-from p2p.sealing import name_seal
 from p2p.tickets import JoinKeys, new_invite
 from p2p.wire import Hello, Join, Joined, Push, Redirect, Refused, Tip, make_join
-from tests.company import Company
+from tests.company import Company, header, heads, linked, sealed
 from tests.simulation.people import person
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 SECRET = bytes(range(32))
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "SEAL_DELAY_S", 2.0)
-    monkeypatch.setattr(limits, "NULL_DELAY_S", (0.5, 1.0))
-
-
-def linked(count: int, **genesis: object) -> Company:
-    company = Company(count, **genesis)
-    for one in range(count):
-        for other in range(one):
-            company.link(one, other)
-    return company
-
-
-def changed(body: Any, **changes: Any) -> Any:
-    """A structure with other values in some of its fields."""
-    return type(body)(**{**{name: getattr(body, name) for name in body.__struct_fields__}, **changes})
-
-
-def heads(company: Company) -> list[int]:
-    return [member.context.replica.head for member in company.members]
-
-
-def sealed(company: Company) -> Company:
-    """Lets a company learn until something is sealed."""
-    for at in range(8):
-        company.learn(at % 2, f"early {at}")
-        company.wait(5.0)
-    assert [member.context.replica.sealed.height > 0 for member in company.members] == [True] * len(company.members)
-    return company
-
-
-def header(company: Company, number: int, **changes: Any) -> Record:
-    """A header that a member could sign on what the founder holds."""
-    replica = company.members[0].context.replica
-    parents = tuple(
-        sorted(id for id in replica.in_round(replica.head) if replica.header(id).author != person(number).node_id)
-    )
-    fields: dict[str, Any] = {
-        "genesis": company.genesis.hash,
-        "author": person(number).node_id,
-        "round": replica.head + 1,
-        "prev": b"",
-        "parents": parents,
-        "certificate": company.certificates[number].id,
-        "wins": 3,
-        "payload": bytes(32),
-        "payload_bytes": 100,
-        "base_state": bytes(32),
-    }
-    return company.sign(number, Header(**{**fields, **changes}))
-
-
-def seal(company: Company, height: int, contents: bytes) -> Record:
-    """A seal that its sealer could sign, of the first round."""
-    body = Seal(
-        genesis=company.genesis.hash,
-        height=height,
-        previous=company.genesis.hash,
-        round=1,
-        contents=digest("seal contents", contents),
-        contents_bytes=len(contents),
-        state=bytes(32),
-        sealer=person(0).node_id,
-    )
-    return company.sign(0, body)
 
 
 def test_members_learn_seal_and_agree() -> None:
@@ -124,36 +56,36 @@ def test_of_two_who_were_by_turns_alone_in_a_round_either_can_go_on() -> None:
     assert heads(company) == before  # null deltas do not answer each other
 
 
-def test_a_header_that_names_a_seals_blob_as_its_payload_costs_nobody_that_blob() -> None:
-    company = sealed(linked(3, seal_lag=1))
-    one, founder = company.members[1], company.members[0]
-    link = company.link_of(1, 2)
-    known = founder.context.replica.seals.newest()
-    assert known is not None
-    assert isinstance(known.body, Seal)
-    parts = known.body.state, known.body.contents
-    for at, name in enumerate(parts):
-        forged = header(company, 2, payload=name, prev=bytes([at + 1]) * 32)
-        company.tell(1, link, Push((forged.signed,)))
-        company.wait(2.0)
-        assert all(company.disks[1].has_blob(part) for part in parts)
-        assert not one.context.replica.is_in_set(forged.id)
-    state = one.state.hash
-    company.restart(1)
-    assert company.members[1].state.hash == state
+def null(company: Company, number: int, round: int, *parents: Record, prev: bytes = b"") -> Record:
+    """A null delta that a member could sign."""
+    ids = tuple(sorted(parent.id for parent in parents))
+    return header(company, number, round=round, parents=ids, prev=prev, wins=0, payload=b"", payload_bytes=0)
 
 
-def test_a_crash_between_a_seals_blob_and_the_seal_makes_no_payload_of_the_blob() -> None:
+def test_what_cites_a_delta_that_is_not_valid_goes_with_it_and_nobody_asks_for_that_again_and_again() -> None:
+    company = linked(4)
+    first = null(company, 3, 1)
+    invalid = null(company, 3, 3, first, prev=first.id)  # cites a delta of another round than the one before
+    hopeless = null(company, 2, 4, invalid)
+    last = null(company, 0, 5, hopeless)
+    replica = company.members[1].context.replica
+    for record in (last, hopeless, invalid, first):
+        company.tell(1, company.link_of(1, 2), Push((record.signed,)))
+    company.wait(1.0)
+    assert replica.is_in_set(first.id)
+    assert replica.wanted_parents() == []
+    assert [replica.get(record.id) for record in (invalid, hopeless, last)] == [None] * 3
+
+
+def test_what_waits_for_a_delta_that_is_sealed_already_is_forgotten() -> None:
     company = sealed(linked(3, seal_lag=1))
-    offered = seal(company, company.members[1].context.replica.sealed.height + 9, b"to come")
-    assert isinstance(offered.body, Seal)
-    company.tell(1, company.link_of(1, 0), Push((offered.signed,)))
-    forged = header(company, 2, payload=offered.body.state, prev=bytes([1]) * 32)
-    company.tell(1, company.link_of(1, 2), Push((forged.signed,)))
-    company.disks[1].write_blob(offered.body.state, b"a state")
-    company.disks[1].commit()
-    company.restart(1)
-    assert not company.members[1].context.replica.is_in_set(forged.id)
+    replica = company.members[1].context.replica
+    passed = null(company, 2, 1)
+    waiting = null(company, 0, replica.head + 2, passed)
+    for record in (waiting, passed):
+        company.tell(1, company.link_of(1, 2), Push((record.signed,)))
+    assert replica.get(waiting.id) is None
+    assert replica.wanted_parents() == []
 
 
 def test_a_header_of_a_payload_larger_than_any_is_refused() -> None:
@@ -168,7 +100,7 @@ def test_who_claims_seals_that_nobody_has_is_not_waited_for_for_ever() -> None:
     company = linked(3)
     company.wait(1.0)
     link = company.link_of(1, 2)
-    claim = changed(company.members[2].beat(), height=2**40, seal=bytes([7]) * 32)
+    claim = structs.replace(company.members[2].beat(), height=2**40, seal=bytes([7]) * 32)
     company.tell(1, link, claim)
     assert not company.members[1].may_sign
     for _ in range(10):
@@ -231,101 +163,6 @@ def test_an_address_is_told_again_before_it_is_out_of_date() -> None:
     assert first is not None
     assert second is not None
     assert (first.expires_s, second.expires_s) == (1 + limits.PEER_RECORD_LIFE_S, later + limits.PEER_RECORD_LIFE_S)
-
-
-# Seals.
-
-
-def test_seals_that_contradict_each_other_are_remembered() -> None:
-    company = linked(2)
-    link = company.link_of(1, 0)
-    company.tell(1, link, Push((seal(company, 1, b"one").signed, seal(company, 1, b"two").signed)))
-    said = "the sealer signed two different seals; nothing is sealed or pruned any more"
-    assert said in company.members[1].health
-    company.restart(1)
-    assert said in company.members[1].health
-
-
-def test_a_seal_whose_contents_are_no_contents_is_reported_and_not_more() -> None:
-    company = linked(2)
-    company.learn(1, "a")
-    link = company.link_of(1, 0)
-    company.tell(1, link, Push((seal(company, 1, b"junk").signed,)))
-    company.disks[1].write_blob(digest("seal contents", b"junk"), b"junk")
-    company.disks[1].commit()
-    company.wait(2.0)
-    assert any(line.startswith("seal 1 cannot be read: ") for line in company.members[1].health)
-    company.learn(1, "b")
-    assert company.members[1].outbox.wins == 0
-
-
-def test_a_seal_that_counts_two_deltas_of_one_author_in_a_round_is_reported() -> None:
-    company = linked(3, seal_lag=1)
-    company.learn(0, "a")
-    company.learn(2, "b")
-    replica = company.members[1].context.replica
-    both = [id for id in replica.in_round(1) if replica.header(id).author == person(2).node_id]
-    again = company.sign(2, changed(replica.header(both[0]), base_state=b"x" * 32))
-    company.tell(1, company.link_of(1, 2), Push((again.signed,)))
-    deltas = sorted((1, person(2).node_id, id) for id in (*both, again.id))
-    contents = SealContents(
-        deltas=tuple(SealedDelta(*row) for row in deltas),
-        certificates=tuple(sorted(record.id for record in company.certificates)),
-        revocations=(),
-        equivocators=(),
-    )
-    raw = encode(contents)
-    company.tell(1, company.link_of(1, 0), Push((seal(company, 1, raw).signed,)))
-    company.disks[1].write_blob(contents.hash, raw)
-    company.disks[1].commit()
-    company.wait(2.0)
-    assert any("two deltas of one author" in line for line in company.members[1].health)
-
-
-def test_a_round_too_large_for_a_seal_is_sealed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    company = linked(3, seal_lag=1)
-    monkeypatch.setattr(limits, "SEAL_DELAY_S", 1e9)
-    for at in range(8):
-        company.learn(at % 3, f"early {at}")
-        company.wait(3.0)
-    whole = len(company.members[0].context.replica.propose(heads(company)[0] - 1).deltas)
-    monkeypatch.setattr(limits, "SEAL_DELAY_S", 0.0)
-    monkeypatch.setattr(limits, "MAX_SEAL_CONTENTS_BYTES", 800)
-    company.wait(1.0)
-    first = company.members[0].context.replica.seals.accepted(1)
-    assert first is not None
-    assert isinstance(first.body, Seal)
-    assert first.body.contents_bytes <= 800
-    assert whole > 2
-    assert company.members[0].health == ()
-
-
-def test_a_newcomer_waits_for_the_seal_that_its_ticket_names() -> None:
-    company = sealed(linked(2))
-    known = company.members[0].context.replica.seals.newest()
-    assert known is not None
-    assert isinstance(known.body, Seal)
-    for height, id, is_early in ((known.body.height, known.id, False), (known.body.height + 9, bytes([9]) * 32, True)):
-        name_seal(company.disks[1], height, id)
-        company.disks[1].commit()
-        company.restart(1)
-        company.link(1, 0)
-        company.wait(2.0)
-        assert company.members[1].sealing.is_early == is_early
-        assert company.members[1].may_sign != is_early
-
-
-def test_a_newcomer_believes_no_seals_but_those_of_its_ticket() -> None:
-    company = sealed(linked(2))
-    late = Company(2)
-    name_seal(late.disks[1], 1, bytes([9]) * 32)
-    late.disks[1].commit()
-    late.disks[0] = company.disks[0]
-    late.members = [late.opened(0), late.opened(1)]
-    late.link(1, 0)
-    late.wait(3.0)
-    assert late.members[1].context.replica.sealed.height == 0
-    assert any("is not the one that the ticket of this device names" in line for line in late.members[1].health)
 
 
 # Who gets in.
@@ -398,28 +235,6 @@ def test_comparing_rounds_that_do_not_exist_leaves_nothing_behind() -> None:
     for round in range(5, 2000):
         replica.round_digest(round)
     assert len(replica._digests) == before
-
-
-def test_a_restored_sealer_takes_its_own_seals_back_before_it_signs_another() -> None:
-    company = sealed(linked(3, seal_lag=1))
-    founder = company.members[0].context.replica
-    seals = [founder.seals.accepted(height) for height in range(1, founder.sealed.height + 1)]
-    assert len(seals) > 2
-    late = Company(3, seal_lag=1)
-    for number in (1, 2):
-        late.disks[number] = company.disks[number]
-        late.restart(number)
-    newest = seals[-1]
-    assert newest is not None
-    late.link(0, 2)
-    late.tell(0, late.link_of(0, 2), Push((newest.signed,)))
-    late.link(0, 1)
-    late.wait(10.0)
-    again = late.members[0].context.replica
-    assert [again.seals.accepted(record.body.height) for record in seals if record and isinstance(record.body, Seal)][
-        -1
-    ] == newest
-    assert not again.seals.forked
 
 
 def test_an_idle_member_says_less_than_a_kilobyte_a_second_to_eight_others() -> None:

@@ -78,7 +78,7 @@ def forged(body: Body) -> Signed:
     return Signed(raw, sign(KEY, "record", raw))
 
 
-def refused(body: Body, match: str) -> None:
+def assert_refused(body: Body, match: str) -> None:
     """Neither signed nor believed."""
     with pytest.raises(WireError, match=match):
         sign_record(KEY, body)
@@ -148,7 +148,7 @@ def test_no_bit_of_a_record_can_be_changed(body: Body) -> None:
 
 
 def test_a_record_that_is_too_long_is_refused_unread() -> None:
-    refused(changed(PEER, addresses=("\N{SNOWMAN}" * 255,) * 8), f"at most {limits.MAX_RECORD_BYTES:,}")
+    assert_refused(changed(PEER, addresses=("\N{SNOWMAN}" * 255,) * 8), f"at most {limits.MAX_RECORD_BYTES:,}")
 
 
 @every_body
@@ -195,7 +195,7 @@ def test_the_largest_record_of_its_kind_is_accepted(body: Body) -> None:
     ],
 )
 def test_headers_that_no_honest_author_signs_are_refused(changes: dict[str, Any], match: str) -> None:
-    refused(changed(HEADER, **changes), match)
+    assert_refused(changed(HEADER, **changes), match)
 
 
 def test_a_null_header_and_a_first_one_are_accepted() -> None:
@@ -220,7 +220,7 @@ def test_a_null_header_and_a_first_one_are_accepted() -> None:
     ],
 )
 def test_certificates_that_do_not_say_who_let_their_member_in_are_refused(changes: dict[str, Any]) -> None:
-    refused(changed(CERTIFICATE, **changes), "who let its member in")
+    assert_refused(changed(CERTIFICATE, **changes), "who let its member in")
 
 
 @pytest.mark.parametrize(
@@ -245,13 +245,13 @@ def test_certificates_that_do_not_say_who_let_their_member_in_are_refused(change
     ids=lambda body: type(body).__name__,
 )
 def test_fields_out_of_bounds_are_refused(body: Body) -> None:
-    refused(body, "Expected")
+    assert_refused(body, "Expected")
 
 
 @pytest.mark.parametrize("text", ["\x1b[2J", "two\nlines", "tab\t", "\x7f", "\x9b", "\u202egnp", "\u2028", "a\0"])
 def test_texts_that_cannot_be_shown_are_refused(text: str) -> None:
-    refused(changed(CERTIFICATE, name=text), "a certificate with a name that cannot be shown")
-    refused(changed(REVOCATION, reason=text), "a revocation with a reason that cannot be shown")
+    assert_refused(changed(CERTIFICATE, name=text), "a certificate with a name that cannot be shown")
+    assert_refused(changed(REVOCATION, reason=text), "a revocation with a reason that cannot be shown")
 
 
 @pytest.mark.parametrize("text", ["Jürgen's phone", "家", '"\\', "🧸"])

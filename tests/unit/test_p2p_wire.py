@@ -91,7 +91,7 @@ def changed(message: Any, **changes: Any) -> Any:
     return msgspec.structs.replace(message, **changes)
 
 
-def refused(raw: bytes, match: str) -> None:
+def assert_refused(raw: bytes, match: str) -> None:
     with pytest.raises(WireError, match=match):
         read_message(raw)
 
@@ -175,8 +175,8 @@ def test_the_largest_message_of_its_kind_fits(message: Message) -> None:
 
 
 def test_a_message_that_is_too_long_is_refused_unread() -> None:
-    refused(bytes(limits.MAX_MESSAGE_BYTES + 1), "524,289 bytes where at most 524,288 are allowed")
-    refused(bytes(limits.MAX_MESSAGE_BYTES), "not a message")
+    assert_refused(bytes(limits.MAX_MESSAGE_BYTES + 1), "524,289 bytes where at most 524,288 are allowed")
+    assert_refused(bytes(limits.MAX_MESSAGE_BYTES), "not a message")
 
 
 @pytest.mark.parametrize(
@@ -245,23 +245,23 @@ def test_a_message_that_is_too_long_is_refused_unread() -> None:
 )
 def test_fields_out_of_bounds_are_refused(message: Message, changes: dict[str, Any], match: str) -> None:
     assert read_message(write_message(message)) == message
-    refused(write_message(changed(message, **changes)), match)
+    assert_refused(write_message(changed(message, **changes)), match)
 
 
 @every_message
 def test_a_message_with_a_field_more_or_less_is_refused(message: Message) -> None:
     fields = msgspec.msgpack.decode(write_message(message))
-    refused(encode([*fields, 0]), "Expected `array` of at most length")
-    refused(encode(fields[:-1]), "Expected `array` of at least length")
+    assert_refused(encode([*fields, 0]), "Expected `array` of at most length")
+    assert_refused(encode(fields[:-1]), "Expected `array` of at least length")
 
 
 @every_message
 def test_a_message_with_something_behind_it_or_cut_is_refused(message: Message) -> None:
     raw = write_message(message)
-    refused(raw + b"\0", "trailing")
-    refused(raw + raw, "trailing")
-    refused(raw[:-1], "truncated")
-    refused(b"\xdc\x00" + bytes([raw[0] & 15]) + raw[1:], "not encoded canonically")
+    assert_refused(raw + b"\0", "trailing")
+    assert_refused(raw + raw, "trailing")
+    assert_refused(raw[:-1], "truncated")
+    assert_refused(b"\xdc\x00" + bytes([raw[0] & 15]) + raw[1:], "not encoded canonically")
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_a_message_with_something_behind_it_or_cut_is_refused(message: Message) 
     ],
 )
 def test_what_is_no_message_is_refused(raw: bytes, match: str) -> None:
-    refused(raw, match)
+    assert_refused(raw, match)
 
 
 def test_an_unknown_kind_is_not_quoted_at_length() -> None:
@@ -313,7 +313,7 @@ def test_a_claim_to_be_large_costs_no_memory(message: Message) -> None:
     for claim in (*CLAIMS, b"\xdc\x10\x00", b"\xdc\x00\x40", b"\xdc\x01\x01", b"\xc6\x00\x04\x00\x00"):
         for place in places(tree):
             raw = encode(with_things(tree, place, [msgspec.Raw(claim)]))
-            refused(raw, "not a message")
+            assert_refused(raw, "not a message")
             assert peak_bytes(raw) < 64 * limits.KIB
 
 
