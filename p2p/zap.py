@@ -41,6 +41,8 @@ SEND_MESSAGES = 4
 """More wait in the link's own queue, where their bytes are counted."""
 RECEIVE_MESSAGES = 8
 """A connection is not read from while so many of its messages wait in libzmq."""
+TAKEN_BYTES = 2 * limits.MAX_MESSAGE_BYTES
+"""libzmq cuts the connection of a longer message without a word; one that is just too long gets its reason from us."""
 UNFINISHED_BYTES = (RECEIVE_MESSAGES + 2) * limits.MAX_MESSAGE_BYTES
 """No honest connection has more than this in libzmq."""
 
@@ -98,7 +100,7 @@ def _make(context: Context, kind: int, keys: Keys, *, ipv6: bool) -> zmq.Socket[
     made = context.socket(kind)
     made.setsockopt(zmq.IPV6, int(ipv6))
     made.setsockopt(zmq.LINGER, _LINGER_MS)
-    made.setsockopt(zmq.MAXMSGSIZE, limits.MAX_MESSAGE_BYTES + 64)  # of which CURVE takes 33
+    made.setsockopt(zmq.MAXMSGSIZE, TAKEN_BYTES)
     made.setsockopt(zmq.RCVHWM, RECEIVE_MESSAGES)
     made.setsockopt(zmq.SNDHWM, SEND_MESSAGES)
     made.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)

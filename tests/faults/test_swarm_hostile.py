@@ -212,9 +212,9 @@ def test_a_member_who_floods_and_lies_is_dropped_and_the_others_learn_on(tmp_pat
             assert "too many messages" in victim.dropped(key)
             until_dropped(os.urandom(100_000))
             assert victim.dropped(key)[-1].startswith("not a message")
-            for size in (512 * limits.KIB + 1, 4 * limits.MIB):
+            for size in (512 * limits.KIB + 1, limits.MIB - 64, 4 * limits.MIB):
                 until_dropped(bytes(size))
-            until(lambda: MALFORMED in victim.dropped(key))  # the transport's own doing
+            until(lambda: victim.dropped(key).count(MALFORMED) == 2)  # libzmq ends the link of the longest by itself
             drop = next(drop for drop in victim.status()["dropped"] if drop["reason"] == MALFORMED)
             assert (drop["id"], drop["name"]) == (mal.identity.node_id.hex(), "mal")
             assert 0 <= drop["seconds_ago"] < LIMIT_S

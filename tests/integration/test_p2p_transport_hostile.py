@@ -104,17 +104,18 @@ async def test_an_oversized_frame_ends_its_connection_alone() -> None:
             stranger.say(b"hello")
             up = await a.next(LinkUp)
             assert await a.next(Received)
-            stranger.writer.write(struct.pack(">BQ", 2, limits.MAX_MESSAGE_BYTES + 65))
+            stranger.writer.write(struct.pack(">BQ", 2, zap.TAKEN_BYTES + 1))
             assert await a.next(LinkDown) == LinkDown(up.link, stranger.key, transport.DISCONNECTED)
             assert await stranger.hung_up()
-        context = zmq.Context()
-        with context, context.socket(zmq.DEALER) as dealer:  # an honest ZeroMQ, and a message just too long
-            dealer.linger, dealer.curve_serverkey = 0, a.key
-            dealer.curve_publickey, dealer.curve_secretkey = stranger.key, stranger.secret.private_bytes_raw()
-            dealer.connect(f"tcp://{a.address}")
-            dealer.send(bytes(limits.MAX_MESSAGE_BYTES + 1))
-            up = await a.next(LinkUp)
-            assert await a.next(LinkDown) == LinkDown(up.link, stranger.key, transport.MALFORMED)
+        for size in (limits.MAX_MESSAGE_BYTES + 1, zap.TAKEN_BYTES - 64):
+            context = zmq.Context()
+            with context, context.socket(zmq.DEALER) as dealer:  # an honest ZeroMQ, and a message that is too long
+                dealer.linger, dealer.curve_serverkey = 0, a.key
+                dealer.curve_publickey, dealer.curve_secretkey = stranger.key, stranger.secret.private_bytes_raw()
+                dealer.connect(f"tcp://{a.address}")
+                dealer.send(bytes(size))
+                up = await a.next(LinkUp)
+                assert await a.next(LinkDown) == LinkDown(up.link, stranger.key, transport.MALFORMED)
         await check(b, ends[0], a, ends[1])
 
 
