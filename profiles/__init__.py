@@ -11,6 +11,19 @@ from __future__ import annotations
 
 from profiles.detect import Choice, Hardware, choose, detect, resolve
 from profiles.errors import ProfileError
-from profiles.profile import Profile, load, names
+from profiles.profile import MEANINGS, Profile, dumps, is_free, load, names
 
-__all__ = ["Choice", "Hardware", "Profile", "ProfileError", "choose", "detect", "load", "names", "resolve"]
+__all__ = [
+    "MEANINGS",
+    "Choice",
+    "Hardware",
+    "Profile",
+    "ProfileError",
+    "choose",
+    "detect",
+    "dumps",
+    "is_free",
+    "load",
+    "names",
+    "resolve",
+]

@@ -17,12 +17,12 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 
 from profiles.errors import ProfileError
-from profiles.profile import Dtype, Profile
+from profiles.profile import Device, Dtype, Profile
 
 _LOG = logging.getLogger(__name__)
 _GIB = 2**30
@@ -32,6 +32,10 @@ Accelerator = Literal["cuda", "mps"]
 # Least memory for a profile, below the number in its name because cards report less than what is printed on their box.
 _CUDA_LEAST_GIB = (("cuda-80g", 72), ("cuda-24g", 21), ("cuda-8g", 7))
 _CPU_LEAST_GIB = 6
+_PHONE_MOST_GIB = 4.5
+
+# Architectures of phones and ARM boards, as Linux spells them. (A Mac's is "arm64", and it has more memory.)
+_ARM = frozenset({"aarch64", "armv7l", "armv8l"})
 
 # Names of the CPU features that compute in bfloat16, as Linux spells them for x86 and for ARM.
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
@@ -52,8 +56,10 @@ class Hardware:
         native_bf16: Whether the CPU computes in bfloat16.
         accelerator: The accelerator that torch can use, if any.
         accelerator_name: Its name for a person.
-        accelerator_memory_bytes: Its memory; shared with the CPU on Apple chips.
+        accelerator_memory_bytes: Its memory; shared with the CPU on Apple chips and Jetson boards.
         accelerator_bf16: Whether it computes in bfloat16.
+        board: What an ARM board calls itself, such as "Raspberry Pi 4 Model B Rev 1.4".
+        is_jetson: Whether it is one of NVIDIA's Jetson boards.
     """
 
     system: str
@@ -68,6 +74,13 @@ class Hardware:
     accelerator_name: str | None = None
     accelerator_memory_bytes: int | None = None
     accelerator_bf16: bool = False
+    board: str | None = None
+    is_jetson: bool = False
+
+    def room_bytes(self, device: Device) -> int:
+        """What is free where a profile's device keeps its memory; an accelerator's own is all taken to be free."""
+        shared = device != "cuda" or self.is_jetson or self.accelerator_memory_bytes is None
+        return self.memory_available_bytes if shared else self.accelerator_memory_bytes or 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +105,7 @@ def detect(*, accelerators: bool = True, root: Path = Path("/")) -> Hardware:
 
     Args:
         accelerators: Whether to ask torch for accelerators, which takes the seconds that importing torch takes.
-        root: Where `proc` and `sys` are looked for.
+        root: Where `etc`, `proc` and `sys` are looked for.
 
     Returns:
         What this process can use. A torch that is missing or broken counts as no accelerator.
@@ -111,6 +124,7 @@ def detect(*, accelerators: bool = True, root: Path = Path("/")) -> Hardware:
         memory_bytes=int(min(memory.total, limits.memory_bytes)),
         memory_available_bytes=int(min(memory.available, limits.memory_available_bytes)),
         native_bf16=native_bf16,
+        **_board(root),
     )
     return _with_accelerator(hardware) if accelerators else hardware
 
@@ -124,6 +138,9 @@ def choose(hardware: Hardware) -> Choice:
     if hardware.accelerator == "mps":
         memory = _gib(hardware.accelerator_memory_bytes or hardware.memory_bytes)
         return Choice("apple", f"the GPU of {hardware.accelerator_name} can be used and has {memory} of shared memory")
+    if hardware.accelerator == "cuda" and hardware.is_jetson:
+        memory = _gib(hardware.accelerator_memory_bytes or hardware.memory_bytes)
+        return Choice("jetson", f"{hardware.board} can use its GPU, which shares {memory} of memory with the CPU")
     if hardware.accelerator == "cuda":
         memory_bytes = hardware.accelerator_memory_bytes or 0
         card = f"{hardware.accelerator_name} has {_gib(memory_bytes)} of memory"
@@ -132,6 +149,8 @@ def choose(hardware: Hardware) -> Choice:
                 return Choice(name, f"{card} and {name} needs at least {least_gib} GiB")
         smallest, least_gib = _CUDA_LEAST_GIB[-1]
         return _choose_cpu(hardware, f"{card}, too little for the {least_gib} GiB of {smallest}")
+    if hardware.is_jetson:
+        return _choose_cpu(hardware, f"the installed torch cannot use the GPU of {hardware.board}")
     return _choose_cpu(hardware, "no accelerator can be used")
 
 
@@ -250,6 +269,16 @@ def _cpu(root: Path) -> tuple[str, bool]:
     return facts.get("model name") or facts.get("Model") or fallback, not flags.isdisjoint(_BF16_FLAGS)
 
 
+def _board(root: Path) -> dict[str, Any]:
+    """Return the fields that tell an ARM board: its own name for itself, and whether it is a Jetson."""
+    if platform.system() != "Linux":
+        return {}
+    model = _read(root / "proc/device-tree/model").rstrip("\0\n").strip()
+    # Containers often hide the device tree, and are given this file by NVIDIA's runtime.
+    is_jetson = "nvidia" in model.lower() or (root / "etc/nv_tegra_release").is_file()
+    return {"board": model or ("an NVIDIA Jetson board" if is_jetson else None), "is_jetson": is_jetson}
+
+
 def _sysctl(name: str) -> str:
     try:
         done = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, timeout=5, check=False)
@@ -289,6 +318,11 @@ def _choose_cpu(hardware: Hardware, because: str) -> Choice:
     usable = f"{because}; {_gib(hardware.memory_bytes)} of memory and {_count(hardware.cores_usable, 'CPU')} are usable"
     if hardware.memory_bytes >= _CPU_LEAST_GIB * _GIB:
         return Choice("cpu", f"{usable}, and cpu needs at least {_CPU_LEAST_GIB} GiB")
+    if hardware.machine in _ARM and hardware.memory_bytes < _PHONE_MOST_GIB * _GIB:
+        board = hardware.board or f"this {hardware.machine} device"
+        return Choice(
+            "phone", f"{usable}, and phone suits ARM boards such as {board} with less than {_PHONE_MOST_GIB} GiB"
+        )
     return Choice("cpu-small", f"{usable}, less than the {_CPU_LEAST_GIB} GiB that cpu needs")
 
 

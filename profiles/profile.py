@@ -1,4 +1,4 @@
-"""A profile and its file: the record, its rules and the reader.
+"""A profile and its file: the record, its rules, the reader and the writer.
 
 Does not cover: whether a profile fits the memory of the machine it runs on (see `profiles.detect.choose`), and a file
 that somebody changes while it is read.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
+import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -21,7 +23,9 @@ Device = Literal["cpu", "mps", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "int8", "nf4"]
 
-_SHIPPED = ("cpu-small", "cpu", "apple", "cuda-8g", "cuda-24g", "cuda-80g")
+_SHIPPED = ("phone", "cpu-small", "cpu", "apple", "jetson", "cuda-8g", "cuda-24g", "cuda-80g")
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,18 +113,47 @@ _RULES: Mapping[str, _Rule] = {
     "checkpointing": _SWITCH,
 }
 
+MEANINGS: Mapping[str, str] = {
+    "name": "what the profile is called",
+    "summary": "the machines it is for",
+    "device": "where the model runs",
+    "dtype": "precision of the model's weights",
+    "quantization": "how the model's weights are packed",
+    "micro_batch": "traces in one forward and backward pass",
+    "rollout_batch": "sequences decoded at once",
+    "rollouts": "prompts played a round",
+    "steps": "optimiser steps a round",
+    "batch": "wins, and at most as many losses, a step",
+    "max_sequence": "tokens of prompt and completion together",
+    "new_tokens": "tokens of an answer at most",
+    "threads": "CPU threads; 0 for all that may be used",
+    "checkpointing": "compute activations again to save memory",
+}
+"""Each field in a few words; `cpu.toml` says more."""
 
-def names() -> tuple[str, ...]:
-    """Return the names of the shipped profiles, from the smallest machine to the largest."""
-    return _SHIPPED
+
+def names(own: Path | None = None) -> tuple[str, ...]:
+    """Return the names of the shipped profiles, from the smallest machine to the largest, then of the user's own.
+
+    Args:
+        own: A folder of the user's own profiles.
+    """
+    mine = sorted(path.stem for path in own.glob("*.toml") if is_free(path.stem)) if own is not None else []
+    return (*_SHIPPED, *mine)
 
 
-def load(name_or_path: str | Path) -> Profile:
+def is_free(name: str) -> bool:
+    """Whether a profile of the user's own may have this name: short, plain and not that of a shipped one."""
+    return name not in _SHIPPED and _NAME.fullmatch(name) is not None and not name.endswith(".toml")
+
+
+def load(name_or_path: str | Path, own: Path | None = None) -> Profile:
     """Read a shipped profile, or one of the user's own.
 
     Args:
-        name_or_path: A shipped name such as "cpu", or the path of a `.toml` file. Text without a path separator and
-            without `.toml` is always a name, so nothing in the current folder can take a shipped profile's place.
+        name_or_path: A name such as "cpu", or the path of a `.toml` file. Text without a path separator and without
+            `.toml` is always a name, so nothing in the current folder can take a profile's place.
+        own: A folder in which names that are not shipped are looked for.
 
     Returns:
         The profile as written: "auto" and 0 are still in place, see `profiles.resolve`.
@@ -129,15 +162,30 @@ def load(name_or_path: str | Path) -> Profile:
         ProfileError: If there is no such name or file, or the file is not a valid profile. All problems of a file are
             reported together, each with its field.
     """
-    if not _is_path(name_or_path):
-        if name_or_path not in _SHIPPED:
-            raise ProfileError(
-                f"there is no profile named {name_or_path!r}",
-                hint=f"known profiles: {', '.join(_SHIPPED)}; or give the path of a .toml file",
-            )
+    if _is_path(name_or_path):
+        return _load_file(Path(name_or_path))
+    if name_or_path in _SHIPPED:
         shipped = files("profiles").joinpath(f"{name_or_path}.toml").read_bytes()
         return _parse(shipped, f"profile {name_or_path!r}")
-    path = Path(name_or_path)
+    if own is not None and name_or_path in names(own):
+        return _load_file(own / f"{name_or_path}.toml")
+    raise ProfileError(
+        f"there is no profile named {name_or_path!r}",
+        hint=f"known profiles: {', '.join(names(own))}; or give the path of a .toml file",
+    )
+
+
+def dumps(profile: Profile) -> str:
+    """Write a profile as a file that `load` reads back and that explains itself."""
+    lines = ["# The shipped cpu.toml says more of each field: `spearctl profile show cpu`."]
+    for name, value in dataclasses.asdict(profile).items():
+        # JSON's strings are TOML's, but for the one character that TOML wants escaped and JSON lets through.
+        text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        lines += ["", f"# {name}: {MEANINGS[name]}; {_RULES[name].expected}.", f"{name} = {text}"]
+    return "\n".join(lines) + "\n"
+
+
+def _load_file(path: Path) -> Profile:
     try:
         content = path.expanduser().read_bytes()
     except (OSError, RuntimeError, ValueError) as error:  # no home folder for ~, or a NUL in the path
@@ -160,14 +208,21 @@ def _parse(content: bytes, place: str) -> Profile:
         raise ProfileError(f"{place} is not UTF-8 text: {error}", hint="save the file as UTF-8") from error
     except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, and numbers of thousands of digits
         raise ProfileError(f"{place} is not valid TOML: {error}", hint="see https://toml.io for the syntax") from error
-    unknown = [f"{name}: {_unknown(name)}" for name in table if name not in _RULES]
+    unknown = [f"{name}: {_unknown(name)}" for name in _unknown_names(table)]
     missing = [f"{name}: missing, must be {rule.expected}" for name, rule in _RULES.items() if name not in table]
     _refuse(place, [*_wrong_values(table), *missing, *unknown])
     return Profile(**table)
 
 
+def _unknown_names(table: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a profile does not have: "colour", and of a table, of which profiles have none, each field in it."""
+    for name, value in table.items():
+        if name not in _RULES:
+            yield from [f"{name}.{inner}" for inner in value] if isinstance(value, dict) and value else [name]
+
+
 def _unknown(name: str) -> str:
-    alike = difflib.get_close_matches(name, _RULES, n=1)
+    alike = difflib.get_close_matches(name.rpartition(".")[2], _RULES, n=1)
     return f"no such field, perhaps {alike[0]} was meant" if alike else "no such field"
 
 

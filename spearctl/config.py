@@ -169,10 +169,32 @@ def write(path: Path, config: Config) -> None:
     )
     for key, value in _without_none(msgspec.to_builtins(config)).items():
         document.add(key, value)
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=".config.")  # 0600
+    write_text(path, tomlkit.dumps(document))
+
+
+def use_profile(path: Path, profile: str) -> None:
+    """Changes the profile in a home's `config.toml`, and nothing else in it.
+
+    Raises:
+        ConfigError: It cannot be read.
+        OSError: It cannot be written.
+    """
+    read_table(path)
+    document = tomlkit.parse(path.read_text(encoding="utf-8"))
+    document["profile"] = profile
+    write_text(path, tomlkit.dumps(document))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file, whole or not at all, for its owner alone.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=".new.")  # 0600
     try:
         with open(handle, "w", encoding="utf-8") as file:
-            file.write(tomlkit.dumps(document))
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, path)

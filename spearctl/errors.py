@@ -131,7 +131,7 @@ def _table() -> tuple[tuple[type[Exception], int], ...]:
     # Imported here: only a run that failed pays for them.
     from p2p.errors import LedgerError, NetworkError, P2PError, PayloadError, TrustError
     from profiles import ProfileError
-    from training.errors import FeedbackError, StoreError, TrainingError, UnknownAdapterError
+    from training.errors import FeedbackError, MissingPackageError, StoreError, TrainingError, UnknownAdapterError
 
     return (
         (UsageError, USAGE),
@@ -146,6 +146,7 @@ def _table() -> tuple[tuple[type[Exception], int], ...]:
         (PayloadError, TRAINING),
         (P2PError, IDENTITY),
         (ProfileError, CONFIG),
+        (MissingPackageError, CONFIG),
         (UnknownAdapterError, USAGE),
         (StoreError, HOME),
         (FeedbackError, FEEDBACK),

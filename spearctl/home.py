@@ -7,6 +7,7 @@
     train.lock       held while something is trained
     identity.pem     the keys of this device
     swarm/           what it shares with others, once it belongs to a swarm
+    profiles/        hardware profiles that were measured here
     outbox/          what was learned and waits for the node to share it
     node.log         what a detached node says; node.log.1 is the part before
 
@@ -39,7 +40,7 @@ FORMAT = 1
 OWN_NAMES = frozenset(
     {
         *("config.toml", "node.db", "node.db-wal", "node.db-shm", "adapters", "feedback.jsonl", "train.lock"),
-        *("identity.pem", "recovery.pem", "swarm", "swarm.next", "swarm.building", "outbox"),
+        *("profiles", "identity.pem", "recovery.pem", "swarm", "swarm.next", "swarm.building", "outbox"),
         *("node.log", "node.log.1"),
     }
 )
@@ -82,6 +83,11 @@ class Home:
     def adapters_path(self) -> Path:
         """The folder of adapter versions."""
         return self.root / "adapters"
+
+    @property
+    def profiles_path(self) -> Path:
+        """The folder of profiles that were made for this home; there may be none."""
+        return self.root / "profiles"
 
     @property
     def feedback_path(self) -> Path:

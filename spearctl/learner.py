@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from training.store import AdapterStore
 
 HandOver = Callable[["AdapterStore", "History"], None]
+Fit = Callable[["LanguageModel", "Profile"], "Profile"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ def learner(
     adapter: str | None = None,
     hand_over: HandOver | None = None,
     model: LanguageModel | None = None,
+    fit: Fit = lambda lm, profile: profile,
 ) -> Iterator[Learner]:
     """Loads the home's model with a version of its adapter, the one in use by default.
 
@@ -61,21 +63,24 @@ def learner(
         hand_over: For who is going to train, and holds the training lock: hands over what earlier runs did not, before
             what the swarm knows becomes a version.
         model: The home's model, if it is loaded already.
+        fit: Makes the profile fit a memory budget, once the model is loaded.
 
     Raises:
         ConfigError: The model is not the one that the home was made for.
+        ProfileError: The profile is none, or does not suit this machine or a budget.
         UnknownAdapterError: There is no such version.
     """
     import profiles
     from training.history import History
 
-    profile = profiles.resolve(profiles.load(config.profile), profiles.detect())
+    profile = profiles.resolve(profiles.load(config.profile, run.home.profiles_path), profiles.detect())
     with History(run.home.history_path) as history:
         name = adapter or history.current
         if name != "base":
             history.version(name)
         run.detail(f"loading {config.model} ({profile.dtype}, {profile.threads} threads) with adapter {name}")
         lm = model or load_model(run, config, profile)
+        profile = fit(lm, profile)
         store = sharing.open_store(run, config, history, lm.adapter_shape)
         from training.lora import set_adapter
 

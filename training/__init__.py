@@ -1,1 +1,10 @@
 """The learner: feedback, self-play, losses, adapters and models. Knows nothing of the network."""
+
+from __future__ import annotations
+
+import sys
+
+# Where they are installed, PEFT and transformers import these for whoever imports them: seconds at every start, and
+# warnings on stderr. Only `training.quantization` needs them, and takes them out of hiding.
+for _name in ("bitsandbytes", "torchao"):
+    sys.modules.setdefault(_name, None)  # type: ignore[arg-type]

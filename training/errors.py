@@ -2,6 +2,7 @@
 
 TrainingError
  +- ModelError            a base model cannot be found, read or trusted
+ +- MissingPackageError   a profile needs an optional package that is not installed
  +- FeedbackError         a feedback log or an entry of it is unusable
  |   +- CheckError        a check's definition is unusable
  +- StoreError            the adapter versions or the history are damaged
@@ -28,6 +29,10 @@ class TrainingError(Exception):
 
 class ModelError(TrainingError):
     """A base model cannot be found, read or trusted."""
+
+
+class MissingPackageError(TrainingError):
+    """A profile needs an optional package that is not installed."""
 
 
 class FeedbackError(TrainingError):

@@ -1,11 +1,7 @@
 """LoRA on a torch model: attach it, and move adapters in and out as numpy arrays.
 
-PEFT owns the structure (module names, configuration, saved format); only the forward pass of the linear layer is ours.
-PEFT's own forward computes fp32 adapters in fp32, so every layer converts its whole input twice, which costs a CPU more
-than the base model does. Here the master weights stay fp32, the product is computed in the layer's own dtype, and the
-low-rank part is what the base's matrix product, which accumulates in fp32, begins with: rounded once, and never merged.
-
-It does not cover quantised base layers.
+PEFT owns the structure (module names, configuration, saved format); only the forward pass of the linear layer is ours,
+see ``training.lowrank``.
 """
 
 from __future__ import annotations
@@ -14,53 +10,15 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import Linear as PeftLinear
-from torch.nn import functional
 
 from training.adapters import Adapter, AdapterShape, TensorShape
 from training.errors import ModelError
+from training.lowrank import ADAPTER, LowRankLinear, join
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _PREFIX = "base_model.model."
-_ADAPTER = "default"
-
-
-class LowRankLinear(PeftLinear):
-    """A frozen linear layer plus a trained low-rank one (Hu et al., arXiv 2106.09685).
-
-    y = x W^T + s x drop(A)^T B^T
-    """
-
-    def forward(self, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
-        """Applies the layer to ``x [..., in]`` and returns ``[..., out]`` in the dtype of ``x``."""
-        if self.disable_adapters:
-            return cast(torch.Tensor, self.base_layer(x))
-        down = cast(torch.Tensor, self.lora_A[_ADAPTER].weight)
-        up = cast(torch.Tensor, self.lora_B[_ADAPTER].weight)
-        if self.training:
-            down = _drop_features(down, float(getattr(self.lora_dropout[_ADAPTER], "p", 0.0)))
-        rows = x.flatten(0, -2)
-        scaled = (up * self.scaling[_ADAPTER]).to(x.dtype)
-        low = functional.linear(functional.linear(rows, down.to(x.dtype)), scaled)
-        base = cast(torch.nn.Linear, self.base_layer)
-        bias = cast("torch.Tensor | None", base.bias)
-        # This way round: rounded in bf16 first, the base's own output would swallow most of a small low-rank part.
-        out = low.addmm_(rows, base.weight.t())
-        return (out if bias is None else out + bias).view(*x.shape[:-1], -1)
-
-
-def _drop_features(down: torch.Tensor, rate: float) -> torch.Tensor:
-    """Dropout of input features, the same ones for all tokens of a pass (Gal and Ghahramani, arXiv 1512.05287).
-
-    Every input value is dropped as often as by ordinary dropout, but a mask for each layer's whole input took half of a
-    training step on a CPU; one for the columns of A ``[r, in]`` is free.
-    """
-    if rate == 0.0:
-        return down
-    keep = torch.rand(down.shape[1], device=down.device) >= rate
-    return down * (keep / (1 - rate))
 
 
 def attach(model: PreTrainedModel, *, rank: int, alpha: int, dropout: float) -> PeftModel:
@@ -71,16 +29,27 @@ def attach(model: PreTrainedModel, *, rank: int, alpha: int, dropout: float) -> 
     # PEFT 0.7 and later call this hook experimental; without it one would have to replace the layers after the fact.
     config._register_custom_module({torch.nn.Linear: LowRankLinear})
     try:
-        return cast(PeftModel, get_peft_model(model, config))
+        network = cast(PeftModel, get_peft_model(model, config))
     except ValueError as error:
         raise ModelError(
             f"this model takes no LoRA adapter: {error}", "choose a model made of linear layers"
         ) from error
+    join(network)
+    return network
+
+
+def let_go_of_file(model: PreTrainedModel) -> None:
+    """Copies the rest of a model out of the file it was loaded from, the whole of which stays in memory else."""
+    for module in model.modules():
+        if not isinstance(module, torch.nn.Linear) or module is model.get_output_embeddings():
+            for parameter in module.parameters(recurse=False):
+                if parameter.device.type == "cpu":
+                    parameter.data = parameter.data.clone()
 
 
 def adapter_shape(model: PeftModel) -> AdapterShape:
     """The shape of the adapter that ``model`` carries."""
-    config = cast(LoraConfig, model.peft_config[_ADAPTER])
+    config = cast(LoraConfig, model.peft_config[ADAPTER])
     tensors = tuple(TensorShape(name, *parameter.shape) for name, parameter in sorted(_parameters(model).items()))
     return AdapterShape(config.r, config.lora_alpha, tensors)
 
@@ -106,7 +75,7 @@ def set_adapter(model: PeftModel, adapter: Adapter) -> None:
 
 
 def _parameters(model: PeftModel) -> dict[str, torch.nn.Parameter]:
-    suffix = f".{_ADAPTER}.weight"
+    suffix = f".{ADAPTER}.weight"
     return {
         name.removeprefix(_PREFIX).removesuffix(suffix): parameter
         for name, parameter in model.named_parameters()

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from profiles import Profile
-from training import lora
+from training import attention, layers, lora, quantization
 from training.adapters import AdapterShape
 from training.errors import ModelError
 from training.feedback import Message
@@ -89,6 +89,10 @@ class LanguageModel:
     def adapter_shape(self) -> AdapterShape:
         return lora.adapter_shape(self.network)
 
+    def head(self, states: torch.Tensor) -> torch.Tensor:
+        """Logits ``[N, vocabulary]`` of hidden states ``[N, hidden]``."""
+        return cast(torch.Tensor, self.causal.get_output_embeddings()(states))
+
     def encode_prompt(self, messages: Sequence[Message], opening: str = "") -> list[int]:
         """Token ids of a conversation up to where the model's answer begins, or goes on after an ``opening``."""
         turns = [{"role": message.role, "content": message.content} for message in messages]
@@ -128,22 +132,22 @@ def load(
         system_prompt: See :class:`LanguageModel`.
 
     Raises:
-        ModelError: The folder cannot be loaded, or the profile asks for what this version cannot do.
+        ModelError: The folder cannot be loaded.
+        MissingPackageError: The profile packs weights, and what does that is not installed.
     """
-    if profile.quantization != "none":
-        raise ModelError(
-            f"profile {profile.name} asks for {profile.quantization} weights, which this version cannot load",
-            'set quantization = "none" in the profile',
-        )
     if profile.threads:
         torch.set_num_threads(profile.threads)
     causal, tokenizer = _read(source, profile)
     if profile.checkpointing:
         causal.gradient_checkpointing_enable()
-    # A strided slice of hidden states sends the head down a path that copies its weight once a row.
-    causal.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
+    layers.streamline(causal)
+    attention.use(causal)
+    if profile.quantization != "none":
+        quantization.pack(causal, profile.quantization)
+    network = lora.attach(causal, rank=settings.rank, alpha=settings.alpha, dropout=settings.dropout)
+    lora.let_go_of_file(causal)
     return LanguageModel(
-        network=lora.attach(causal, rank=settings.rank, alpha=settings.alpha, dropout=settings.dropout),
+        network=network,
         tokenizer=tokenizer,
         source=source,
         prompt_format=prompt_format or source.prompt_format,

@@ -1,7 +1,7 @@
 """Sampling completions from the current policy, many prompts at once.
 
 Every prompt draws from its own stream of random numbers, so what is sampled does not depend on which prompts share a
-batch. Finished sequences leave the batch as soon as half of it is done.
+batch. Finished sequences leave the batch once they are a quarter of it.
 """
 
 from __future__ import annotations
@@ -12,15 +12,23 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import DynamicCache
 
+from training import attention
+from training.cache import KeyValues, Prefill, Prefixes, Step
+from training.halving import halving
 from training.models import LanguageModel
+from training.packing import pack
 
 Notify = Callable[[str, int, int], None]
 """Called at safe points with (phase, done, total). It may raise Interrupted: the work in progress is dropped."""
 
-_NUCLEUS = 512
-"""Candidates looked at first for top-p; a row whose nucleus is larger falls back to sorting the whole vocabulary."""
+Stop = Callable[[str], bool]
+"""Says of a completion's text that all that was asked for is there. It must not depend on what a check expects."""
+
+_WORTH_LEAVING = 0.75
+"""Finished sequences leave the batch when no more than this part of it goes on: copying the cache costs something."""
+_NUCLEUS = (64, 1024)
+"""Candidates looked at for top-p. If a row's nucleus is larger, the whole vocabulary is sorted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +56,13 @@ class Completion:
 
     Attributes:
         tokens: Token ids without EOS.
-        ended: The model ended by itself; False where the token limit cut it.
+        ended: The model ended by itself; False where the token limit cut it, or it was stopped.
+        stopped: It was stopped, because all that was asked for is there.
     """
 
     tokens: tuple[int, ...]
     ended: bool
+    stopped: bool = False
 
 
 def sample(
@@ -62,6 +72,9 @@ def sample(
     sampling: Sampling,
     *,
     batch: int,
+    stops: Sequence[Stop | None] | None = None,
+    streams: Sequence[int] | None = None,
+    prefixes: Prefixes | None = None,
     phase: str = "sampling",
     notify: Notify = lambda phase, done, total: None,
 ) -> list[Completion]:
@@ -73,6 +86,9 @@ def sample(
         limits: Most new tokens for each prompt.
         sampling: Temperature, nucleus and seed.
         batch: Sequences decoded at once.
+        stops: What says of each completion, whenever a line of it is complete, that it need not go on.
+        streams: The stream of random numbers of each prompt; its index, if not given.
+        prefixes: What prompts may begin with and need not be computed again; these prompts are added.
         phase: Passed on to ``notify``.
         notify: Called after every batch.
 
@@ -80,81 +96,98 @@ def sample(
         Completions in the order of the prompts.
     """
     lm.network.eval()
+    named = range(len(prompts)) if streams is None else streams
+    stops = [None] * len(prompts) if stops is None else stops
     order = sorted(range(len(prompts)), key=lambda i: (limits[i], len(prompts[i])), reverse=True)
     results: dict[int, Completion] = {}
-    for start in range(0, len(order), batch):
-        rows = order[start : start + batch]
-        uniform = np.stack([_stream(sampling.seed, row, limits[row], max(limits[r] for r in rows)) for row in rows])
-        decoded = _decode(lm, [prompts[r] for r in rows], [limits[r] for r in rows], sampling, uniform)
-        results.update(zip(rows, decoded, strict=True))
+
+    def decode(count: int) -> dict[int, Completion]:
+        rows = order[len(results) : len(results) + count]
+        width = max(limits[row] for row in rows)
+        uniform = np.stack([_stream(sampling.seed, named[row], limits[row], width) for row in rows])
+        asked = _Asked([prompts[row] for row in rows], [limits[row] for row in rows], [stops[row] for row in rows])
+        return dict(zip(rows, _decode(lm, asked, sampling, uniform, prefixes), strict=True))
+
+    while len(results) < len(prompts):
+        found, batch = halving("sequences", min(batch, len(prompts) - len(results)), decode)
+        results |= found
         notify(phase, len(results), len(prompts))
     return [results[i] for i in range(len(prompts))]
 
 
-def _stream(seed: int, row: int, count: int, width: int) -> npt.NDArray[np.float64]:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A batch: prompts, most new tokens, and what says that a text need not go on."""
+
+    prompts: Sequence[Sequence[int]]
+    limits: Sequence[int]
+    stops: Sequence[Stop | None]
+
+
+def _stream(seed: int, number: int, count: int, width: int) -> npt.NDArray[np.float64]:
     drawn = np.zeros(width)
-    drawn[:count] = np.random.Generator(np.random.Philox(key=[seed % 2**64, row])).random(count)
+    drawn[:count] = np.random.Generator(np.random.Philox(key=[seed % 2**64, number])).random(count)
     return drawn
 
 
 @torch.inference_mode()
 def _decode(
     lm: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    limits: Sequence[int],
+    asked: _Asked,
     sampling: Sampling,
     uniform: npt.NDArray[np.float64],
+    prefixes: Prefixes | None,
 ) -> list[Completion]:
-    """Decodes one left-padded batch; ``uniform [B, T]`` holds one number in [0, 1) a token."""
-    device = lm.device
-    ids, mask = (padded.to(device) for padded in _left_padded(prompts, lm.pad_id))
-    draws = torch.from_numpy(uniform).to(device, torch.float32)
-    cache = DynamicCache(config=lm.causal.config)
+    """Decodes one batch; ``uniform [B, T]`` holds one number in [0, 1) a token."""
+    prompts, limits = asked.prompts, asked.limits
+    draws = torch.from_numpy(uniform).to(lm.device, torch.float32)
+    cache, states = _prefill(lm, prompts, max(limits), prefixes)
+    positions = torch.tensor([len(prompt) for prompt in prompts], device=lm.device)
     out: list[list[int]] = [[] for _ in prompts]
-    ended = [False] * len(prompts)
+    ended, stopped = [False] * len(prompts), [False] * len(prompts)
     active = list(range(len(prompts)))
-    fed, positions = ids, (mask.cumsum(-1) - 1).clamp(min=0)
     for step in range(max(limits)):
-        logits = lm.causal(
-            input_ids=fed,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        chosen = _pick(logits.float(), sampling, draws[active, step])
+        chosen = _pick(lm.head(states).float(), sampling, draws[active, step])
         going = []
         for at, (row, token) in enumerate(zip(active, chosen.tolist(), strict=True)):
-            if ended[row] or len(out[row]) >= limits[row]:
+            if ended[row] or stopped[row] or len(out[row]) >= limits[row]:
                 continue
             if token in lm.eos_ids:
                 ended[row] = True
                 continue
             out[row].append(token)
-            if len(out[row]) < limits[row]:
+            if _is_complete(lm, token, out[row], asked.stops[row]):
+                stopped[row] = True
+            elif len(out[row]) < limits[row]:
                 going.append(at)
         if not going:
             break
-        if 2 * len(going) <= len(active):
-            keep = torch.tensor(going, device=device)
-            cache.batch_select_indices(keep)
+        if len(going) <= _WORTH_LEAVING * len(active):
+            keep = torch.tensor(going, device=lm.device)
+            cache = cache.select(keep)
             active = [active[at] for at in going]
-            mask, positions, chosen = mask[keep], positions[keep], chosen[keep]
-        mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=-1)
-        fed, positions = chosen[:, None], positions[:, -1:] + 1
-    return [Completion(tuple(tokens), end) for tokens, end in zip(out, ended, strict=True)]
+            positions, chosen = positions[keep], chosen[keep]
+        states = attention.run(lm.causal, chosen, positions, Step(cache))
+        positions = positions + 1
+    return [Completion(tuple(out[row]), ended[row], stopped[row]) for row in range(len(prompts))]
 
 
-def _left_padded(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, ``[B, T]`` each."""
-    width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), pad_id)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    return ids, mask
+def _is_complete(lm: LanguageModel, token: int, tokens: Sequence[int], stop: Stop | None) -> bool:
+    return stop is not None and "\n" in lm.decode([token]) and stop(lm.decode(tokens))
+
+
+def _prefill(
+    lm: LanguageModel, prompts: Sequence[Sequence[int]], room: int, prefixes: Prefixes | None
+) -> tuple[KeyValues, torch.Tensor]:
+    """Computes prompts; returns their cache, with room for new tokens, and the state of each last token."""
+    found = [prefixes.find(prompt) if prefixes is not None else None for prompt in prompts]
+    packing = pack(prompts, [known.length if known else 0 for known in found])
+    cache = KeyValues(packing, room)
+    ids, positions = (torch.tensor(of, device=lm.device) for of in (packing.tokens, packing.positions))
+    states = attention.run(lm.causal, ids, positions, Prefill(cache, packing, found))
+    if prefixes is not None:
+        prefixes.keep(prompts, cache)
+    return cache, states[torch.tensor([row.last for row in packing.rows], device=lm.device)]
 
 
 def _pick(logits: torch.Tensor, sampling: Sampling, draws: torch.Tensor) -> torch.Tensor:
@@ -163,11 +196,7 @@ def _pick(logits: torch.Tensor, sampling: Sampling, draws: torch.Tensor) -> torc
         return logits.argmax(-1)
     scores = logits / sampling.temperature
     normaliser = scores.logsumexp(-1, keepdim=True)
-    top, index = scores.topk(min(_NUCLEUS, scores.shape[-1]), dim=-1)
-    below = (top - normaliser).exp().cumsum(-1)
-    if bool((below[:, -1] < sampling.top_p).any()) and top.shape[-1] < scores.shape[-1]:
-        top, index = scores.sort(dim=-1, descending=True)
-        below = (top - normaliser).exp().cumsum(-1)
+    top, index, below = _most_likely(scores, normaliser, sampling.top_p)
     probabilities = (top - normaliser).exp()
     # A token is in the nucleus when those before it do not reach top_p; the first always is.
     probabilities[:, 1:][below[:, :-1] >= sampling.top_p] = 0.0
@@ -175,3 +204,18 @@ def _pick(logits: torch.Tensor, sampling: Sampling, draws: torch.Tensor) -> torc
     position = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)
     last = (probabilities > 0).sum(-1, keepdim=True) - 1
     return index.gather(-1, position.clamp(max=last)).squeeze(-1)
+
+
+def _most_likely(
+    scores: torch.Tensor, normaliser: torch.Tensor, top_p: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Scores in falling order, tokens and cumulative probabilities ``[B, k]``: enough of them to hold every nucleus."""
+    vocabulary = scores.shape[-1]
+    for count in _NUCLEUS:
+        if count < vocabulary:
+            top, index = scores.topk(count, dim=-1)
+            below = (top - normaliser).exp().cumsum(-1)
+            if bool((below[:, -1] >= top_p).all()):
+                return top, index, below
+    top, index = scores.sort(dim=-1, descending=True)
+    return top, index, (top - normaliser).exp().cumsum(-1)

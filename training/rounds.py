@@ -12,6 +12,7 @@ import numpy as np
 from training import lora
 from training.faults import reach
 from training.history import History, NewVersion
+from training.memory import trim
 from training.models import LanguageModel
 from training.pool import Draw, Pool
 from training.rollout import Notify
@@ -121,6 +122,7 @@ def run_round(
         tally = Tally()
         traces = _gather(lm, draw, config, number, tally, notify)
         reach("round.after-play")
+        trim()
         played_at = time.monotonic()
         settings = replace(config.update, seed=_seed(config.seed, number, 2))
         learned = update(lm, traces, settings, rates=pool.answer_rates(), notify=notify)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from training.models import LanguageModel
-from training.update import completion_logits
+from training.update import LOGITS_ROWS, completion_states
 
 
 @torch.no_grad()
@@ -27,22 +27,17 @@ def log_probabilities(
         One array ``[len(completion)]`` a pair.
     """
     lm.network.eval()
-    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
+    order = sorted(range(len(pairs)), key=lambda i: tuple(pairs[i][0]))  # options of a question are asked together
     scores: dict[int, npt.NDArray[np.float32]] = {}
     for start in range(0, len(order), batch):
         chunk = order[start : start + batch]
-        width = max(len(pairs[i][0]) + len(pairs[i][1]) for i in chunk)
-        ids = torch.full((len(chunk), width), lm.pad_id)
-        rows: list[int] = []
-        columns: list[int] = []
-        for row, i in enumerate(chunk):
-            prompt, completion = pairs[i]
-            ids[row, : len(prompt) + len(completion)] = torch.tensor([*prompt, *completion])
-            rows += [row] * len(completion)
-            columns += range(len(prompt) - 1, len(prompt) + len(completion) - 1)
-        logits = completion_logits(lm, ids, torch.tensor(rows), torch.tensor(columns)).float()
-        labels = ids[rows, [column + 1 for column in columns]].to(logits.device)
-        flat = (logits.gather(-1, labels[:, None])[:, 0] - logits.logsumexp(-1)).cpu().numpy()
+        states = completion_states(lm, [pairs[i] for i in chunk])
+        labels = torch.tensor([token for i in chunk for token in pairs[i][1]], device=states.device)
+        parts = []
+        for at in range(0, len(labels), LOGITS_ROWS):
+            logits = lm.head(states[at : at + LOGITS_ROWS]).float()
+            chosen = logits.gather(-1, labels[at : at + LOGITS_ROWS, None])[:, 0]
+            parts.append((chosen - logits.logsumexp(-1)).cpu().numpy())
         ends = np.cumsum([len(pairs[i][1]) for i in chunk])[:-1]
-        scores.update(zip(chunk, np.split(flat, ends), strict=True))
+        scores.update(zip(chunk, np.split(np.concatenate(parts), ends), strict=True))
     return [scores[i] for i in range(len(pairs))]

@@ -8,14 +8,17 @@
 
 A try that is right but out of form, or gives no answer at all, is rewritten before it is judged for good.
 
-All games of a round advance together, one wave of sampling after another, so that batches stay full.
+As many games as are decoded at once advance together, one wave of sampling after another. What was computed of their
+prompts is kept until they end, since most tries begin with the prompt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
+from training.cache import Prefixes
 from training.checks import Check, Judgement, Verdict
 from training.echo import echoes
 from training.feedback import Attempt, Entry
@@ -25,6 +28,7 @@ from training.rollout import SAMPLED, Completion, Notify, Sampling, sample
 from training.tally import Tally
 from training.traces import CORRECTED, UNCORRECTED, Trace, fit
 
+_ANSWERING, _REVISING = "answering", "revising"
 _LINE_TOKENS = 16
 """The most tokens that fill in an answer line."""
 
@@ -35,7 +39,7 @@ class PlayConfig:
 
     Attributes:
         revisions: Most tries after a wrong first answer.
-        rollout_batch: Sequences decoded at once.
+        rollout_batch: Games played together, and sequences decoded at once.
         sampling: Temperature, nucleus and seed.
         most_new_tokens: Caps what a check allows for an answer.
     """
@@ -65,6 +69,7 @@ class Answer:
 
 @dataclass(slots=True)
 class _Game:
+    number: int
     entry: Entry
     check: Check
     task: Task
@@ -109,9 +114,22 @@ def play(
     Returns:
         Wins and losses, in the order of the entries.
     """
-    games = [_start(lm, entry, config, tally) for entry in entries]
+    games = [_start(lm, number, entry, config, tally) for number, entry in enumerate(entries)]
+    order = sorted(games, key=lambda game: len(game.prompt)) if len(games) > config.rollout_batch else games
+    for start in range(0, len(games), config.rollout_batch):
+
+        def tell(phase: str, done: int, total: int, start: int = start) -> None:
+            notify(phase, *((done, total) if phase == _REVISING else (start + done, len(games))))
+
+        _play(lm, order[start : start + config.rollout_batch], config, tally, tell)
+    return [trace for game in games for trace in game.traces]
+
+
+def _play(lm: LanguageModel, games: Sequence[_Game], config: PlayConfig, tally: Tally, notify: Notify) -> None:
+    """Plays games to their ends."""
+    prefixes = Prefixes()
     prompts = [game.prompt for game in games]
-    for game, completion in zip(games, _wave(lm, games, prompts, config, 0, notify), strict=True):
+    for game, completion in zip(games, _wave(lm, games, prompts, config, 0, prefixes, notify), strict=True):
         answer = _judge(lm, game.check, completion, tally)
         game.first = game.last = answer
         tally.first(game.check.kind, answer.judgement)
@@ -121,13 +139,12 @@ def play(
         wave += 1
         retries = [_retry(game) for game in running]
         prompts = [_fitted(lm, retry, game, tally) for retry, game in zip(retries, running, strict=True)]
-        completions = _wave(lm, running, prompts, config, wave, notify)
+        completions = _wave(lm, running, prompts, config, wave, prefixes, notify)
         for game, retry, completion in zip(running, retries, completions, strict=True):
             _take(lm, game, retry, completion, tally)
-    return [trace for game in games for trace in game.traces]
 
 
-def _start(lm: LanguageModel, entry: Entry, config: PlayConfig, tally: Tally) -> _Game:
+def _start(lm: LanguageModel, number: int, entry: Entry, config: PlayConfig, tally: Tally) -> _Game:
     check = entry.check
     if check is None:
         raise ValueError(f"entry {entry.id} has no check and cannot be played")
@@ -136,7 +153,7 @@ def _start(lm: LanguageModel, entry: Entry, config: PlayConfig, tally: Tally) ->
     prompt = tuple(whole[max(0, len(whole) + limit - lm.max_sequence_tokens) :])
     tally.prompts_cut += len(prompt) < len(whole)
     task = Task(entry.conversation, check.kind, check.form, check.format == "answer_line", entry.hint)
-    return _Game(entry, check, task, prompt, limit, revisions=config.revisions, revisions_left=config.revisions)
+    return _Game(number, entry, check, task, prompt, limit, revisions=config.revisions, revisions_left=config.revisions)
 
 
 def _wave(
@@ -145,13 +162,31 @@ def _wave(
     prompts: Sequence[Sequence[int]],
     config: PlayConfig,
     wave: int,
+    prefixes: Prefixes,
     notify: Notify,
 ) -> list[Completion]:
     sampling = config.sampling
     seeded = Sampling(sampling.temperature, sampling.top_p, sampling.seed * 31 + wave)
-    phase = "revising" if wave else "answering"
+    phase = _REVISING if wave else _ANSWERING
     limits = [min(game.limit, _LINE_TOKENS) if game.completes_line else game.limit for game in games]
-    return sample(lm, prompts, limits, seeded, batch=config.rollout_batch, phase=phase, notify=notify)
+    return sample(
+        lm,
+        prompts,
+        limits,
+        seeded,
+        batch=config.rollout_batch,
+        stops=[None if game.completes_line else partial(_has_answered, game.check) for game in games],
+        streams=[game.number for game in games],
+        prefixes=prefixes,
+        phase=phase,
+        notify=notify,
+    )
+
+
+def _has_answered(check: Check, text: str) -> bool:
+    """Whether a line of the text that is complete holds an answer in the asked form."""
+    end = check.judge(text).end
+    return end is not None and "\n" in text[end:]
 
 
 def _retry(game: _Game) -> Retry:
@@ -205,7 +240,8 @@ def _whole(lm: LanguageModel, retry: Retry, completion: Completion) -> Completio
     if not retry.opening:
         return completion
     text = retry.kept + lm.decode(completion.tokens)
-    return Completion(tuple(lm.encode_text(text if retry.kept else text.lstrip())), completion.ended)
+    tokens = tuple(lm.encode_text(text if retry.kept else text.lstrip()))
+    return Completion(tokens, completion.ended, completion.stopped)
 
 
 def _advance(lm: LanguageModel, game: _Game, answer: Answer, tally: Tally) -> None:
@@ -235,7 +271,7 @@ def _judge(lm: LanguageModel, check: Check, completion: Completion, tally: Tally
     end = judgement.end
     rest = "" if end is None else text[end:].strip()
     rejudged = check.judge(text[:end]) if rest else judgement
-    if not rest or not (judgement.formatted or rejudged.verdict is Verdict.RIGHT):
+    if not (rest or completion.stopped) or not (judgement.formatted or rejudged.verdict is Verdict.RIGHT):
         eos = (lm.eos_id,) if completion.ended else ()
         return Answer(completion.tokens + eos, text, judgement, False)
     tally.cut += 1

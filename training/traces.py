@@ -39,6 +39,11 @@ class Trace:
     protected: frozenset[int] = frozenset()
 
     @property
+    def sequence(self) -> tuple[int, ...]:
+        """Prompt and completion."""
+        return self.prompt + self.completion
+
+    @property
     def length(self) -> int:
         """Tokens of prompt and completion."""
         return len(self.prompt) + len(self.completion)

@@ -12,15 +12,22 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
 
+from training import attention
+from training.halving import halving
 from training.losses import likelihood_sum, unlikelihood_mask, unlikelihood_sum
 from training.models import LanguageModel
+from training.packing import common, pack
 from training.traces import AnswerRates, Trace, balance
+
+LOGITS_ROWS = 64
+"""Positions whose logits over the whole vocabulary exist at one time."""
 
 _TOKENS_A_TRACE = 128
 
@@ -148,14 +155,16 @@ def _steps(
     win_deck = _deck(len(wins), config.batch, rng)
     loss_deck = _deck(len(losses), min(config.batch, len(losses)), rng)
     figures: list[tuple[float, float, float]] = []
-    tokens = 0
+    tokens, micro_batch = 0, config.micro_batch
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         for step in range(config.steps):
             drawn = [_Drawn(wins[i], n * win_factors[i]) for i, n in next(win_deck).items()]
             drawn += [_Drawn(losses[i], n * losses[i].weight) for i, n in next(loss_deck).items()]
             tokens += sum(entry.trace.length for entry in drawn)
-            loss_win, loss_lose = _backward(model, drawn, config)
+            (loss_win, loss_lose), micro_batch = halving(
+                "traces", micro_batch, partial(_backward, model, drawn, config)
+            )
             norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.clip))
             if math.isfinite(loss_win + loss_lose + norm):
                 optimiser.step()
@@ -177,8 +186,11 @@ def _deck(size: int, batch: int, rng: np.random.Generator) -> Iterator[Counter[i
         yield Counter(hand)
 
 
-def _backward(model: LanguageModel, drawn: Sequence[_Drawn], config: UpdateConfig) -> tuple[float, float]:
-    """Adds the gradient of one step and returns its two losses."""
+def _backward(
+    model: LanguageModel, drawn: Sequence[_Drawn], config: UpdateConfig, micro_batch: int
+) -> tuple[float, float]:
+    """Computes the gradient of one step, in passes of ``micro_batch`` traces, and returns its two losses."""
+    model.network.zero_grad(set_to_none=True)
     win_count = sum(entry.factor * len(entry.trace.completion) for entry in drawn if entry.trace.win)
     masks = [_push_mask(model, entry.trace) for entry in drawn]
     # A loss trace's factor is multiplicity times advantage; only the multiplicity belongs into the normaliser.
@@ -187,25 +199,26 @@ def _backward(model: LanguageModel, drawn: Sequence[_Drawn], config: UpdateConfi
         for entry, mask in zip(drawn, masks, strict=True)
         if not entry.trace.win
     )
-    order = sorted(range(len(drawn)), key=lambda i: drawn[i].trace.length)
-    total_win = total_lose = 0.0
-    for run in _passes([drawn[i].trace.length for i in order], config.micro_batch * _TOKENS_A_TRACE):
+    weights = config.lambda_win / max(1.0, win_count), config.lambda_lose / max(1.0, lose_count)
+    # Sorted by prompt, a win and a loss of one prompt come into the same pass, which computes the prompt once.
+    order = sorted(range(len(drawn)), key=lambda i: (len(drawn[i].trace.prompt), drawn[i].trace.prompt))
+    totals = np.zeros(2)
+    for run in _passes([drawn[i].trace.sequence for i in order], micro_batch * _TOKENS_A_TRACE):
         rows = [order[i] for i in run]
-        win, lose = _micro_batch(model, [drawn[i] for i in rows], [masks[i] for i in rows], config.margin)
-        win, lose = win / max(1.0, win_count), lose / max(1.0, lose_count)
-        (config.lambda_win * win + config.lambda_lose * lose).backward()
-        total_win, total_lose = total_win + float(win.detach()), total_lose + float(lose.detach())
-    return total_win, total_lose
+        totals += _pass(model, [drawn[i] for i in rows], [masks[i] for i in rows], weights, config.margin)
+    return float(totals[0] / max(1.0, win_count)), float(totals[1] / max(1.0, lose_count))
 
 
-def _passes(lengths: Sequence[int], most_tokens: int) -> Iterator[range]:
-    """Splits ascending lengths into runs that, padded to their longest, hold at most ``most_tokens`` (or one trace)."""
-    start = 0
-    for end, length in enumerate(lengths):
-        if end > start and (end + 1 - start) * length > most_tokens:
-            yield range(start, end)
-            start = end
-    yield range(start, len(lengths))
+def _passes(sequences: Sequence[Sequence[int]], most_tokens: int) -> Iterator[range]:
+    """Splits sequences into runs that hold at most ``most_tokens``, shared beginnings counted once (or one trace)."""
+    start = tokens = 0
+    for at, sequence in enumerate(sequences):
+        more = len(sequence) - (common(sequences[at - 1], sequence) if at > start else 0)
+        if at > start and tokens + more > most_tokens:
+            yield range(start, at)
+            start, tokens, more = at, 0, len(sequence)
+        tokens += more
+    yield range(start, len(sequences))
 
 
 def _push_mask(model: LanguageModel, trace: Trace) -> torch.Tensor:
@@ -217,44 +230,57 @@ def _push_mask(model: LanguageModel, trace: Trace) -> torch.Tensor:
     return unlikelihood_mask(labels, tail_tokens=trace.tail_tokens, eos_id=eos, ignore_ids=trace.protected)[0]
 
 
-def _micro_batch(
-    model: LanguageModel, drawn: Sequence[_Drawn], masks: Sequence[torch.Tensor], margin: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums of cross-entropy and unlikelihood over a few traces, padded on the right: causal attention needs no mask."""
+def _pass(
+    model: LanguageModel,
+    drawn: Sequence[_Drawn],
+    masks: Sequence[torch.Tensor],
+    weights: tuple[float, float],
+    margin: float,
+) -> tuple[float, float]:
+    """Adds the gradient of a few traces; returns the sums of cross-entropy and unlikelihood."""
     device = model.device
-    width = max(entry.trace.length for entry in drawn)
-    ids = torch.full((len(drawn), width), model.pad_id)
-    rows: list[int] = []
-    columns: list[int] = []
-    for row, entry in enumerate(drawn):
-        trace = entry.trace
-        ids[row, : trace.length] = torch.tensor(trace.prompt + trace.completion)
-        rows += [row] * len(trace.completion)
-        columns += range(len(trace.prompt) - 1, trace.length - 1)
-    logits = completion_logits(model, ids, torch.tensor(rows), torch.tensor(columns))[:, None]
-    labels = ids[rows, [column + 1 for column in columns]].to(device)[:, None]
-    factors = torch.tensor([drawn[row].factor for row in rows], device=device)
-    is_win = torch.tensor([drawn[row].trace.win for row in rows], device=device)
-    push = torch.cat(list(masks)).to(device)[:, None]
-    win, _ = likelihood_sum(logits[is_win], labels[is_win], factors[is_win])
-    lose, _ = unlikelihood_sum(logits[~is_win], labels[~is_win], factors[~is_win], push[~is_win], margin=margin)
-    return win, lose
+    traces = [entry.trace for entry in drawn]
+    states = completion_states(model, [(trace.prompt, trace.completion) for trace in traces])
+    labels = torch.tensor([token for trace in traces for token in trace.completion], device=device)
+    factors = torch.tensor([entry.factor for entry in drawn for _ in entry.trace.completion], device=device)
+    is_win = torch.tensor([trace.win for trace in traces for _ in trace.completion], device=device)
+    push = torch.cat(list(masks)).to(device)
+    gradient = torch.empty_like(states)
+    sums = np.zeros(2)
+    for at in range(0, len(labels), LOGITS_ROWS):
+        part = slice(at, at + LOGITS_ROWS)
+        leaf = states[part].detach().requires_grad_()
+        logits = model.head(leaf)[:, None]
+        wins, losses = is_win[part], ~is_win[part]
+        own = labels[part][:, None]
+        win, _ = likelihood_sum(logits[wins], own[wins], factors[part][wins])
+        lose, _ = unlikelihood_sum(
+            logits[losses], own[losses], factors[part][losses], push[part][losses][:, None], margin=margin
+        )
+        (weights[0] * win + weights[1] * lose).backward()
+        gradient[part] = cast(torch.Tensor, leaf.grad)
+        sums += float(win.detach()), float(lose.detach())
+    states.backward(gradient)
+    return float(sums[0]), float(sums[1])
 
 
-def completion_logits(
-    model: LanguageModel, ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
-) -> torch.Tensor:
-    """Logits ``[N, V]`` at the N positions ``(rows, columns)`` of right-padded ``ids [B, T]``, and at no others."""
-    with _only_at(model, rows.to(model.device), columns.to(model.device)):
-        return model.causal(input_ids=ids.to(model.device), use_cache=False).logits[0]
+def completion_states(model: LanguageModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> torch.Tensor:
+    """What the output head is given where completions are predicted.
 
+    Args:
+        model: Its hidden states carry gradients if they are enabled.
+        pairs: Prompts, none empty, and completions, as token ids.
 
-@contextmanager
-def _only_at(model: LanguageModel, rows: torch.Tensor, columns: torch.Tensor) -> Iterator[None]:
-    """Hands the output head the chosen positions only, whatever the architecture does to logits after it."""
-    head = model.causal.get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda _, args: (args[0][rows, columns].unsqueeze(0), *args[1:]))
-    try:
-        yield
-    finally:
-        handle.remove()
+    Returns:
+        ``[P, hidden]``: a row for each completion token, one completion after another.
+    """
+    packing = pack([(*prompt, *completion) for prompt, completion in pairs])
+    wanted = [
+        row.at(column)
+        for row, (prompt, _) in zip(packing.rows, pairs, strict=True)
+        for column in range(len(prompt) - 1, row.length - 1)
+    ]
+    device = model.device
+    ids, positions = (torch.tensor(of, device=device) for of in (packing.tokens, packing.positions))
+    states = attention.run(model.causal, ids, positions, attention.Whole(packing))
+    return states.index_select(0, torch.tensor(wanted, dtype=torch.long, device=device))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spearctl.budget import BudgetOption, Taken, Watch, parse
 from spearctl.command import command, group
 from spearctl.learner import Phases, learner
 from spearctl.output import Page, Result
@@ -33,6 +35,7 @@ class EvalResult(Result):
     evaluation: Evaluation
     problems: int
     show_answers: bool
+    taken: Taken
 
     def data(self) -> Mapping[str, Any]:
         found = figures(self.evaluation)
@@ -41,6 +44,7 @@ class EvalResult(Result):
             "adapter": self.adapter,
             "bad_lines": self.problems,
             **found,
+            **self.taken.data(),
             "health": self._health(),
         }
 
@@ -63,6 +67,7 @@ class EvalResult(Result):
         if found.preference is not None:
             rows.append(("log-likelihood", _preference(found)))
         rows.append(("time", f"{found.seconds:.0f} s"))
+        rows.append(("memory", self.taken.line()))
         console.fields(rows)
         console.health(self._health())
         if self.show_answers:
@@ -74,7 +79,7 @@ class EvalResult(Result):
         common, best = self.evaluation.common_answer, self.evaluation.best_constant
         if common and best and len(self.evaluation.answers) >= ENOUGH and common[1] > max(ONE_SIDED, best[1] + 0.1):
             lines.append(f'collapse: {common[1]:.0%} of the answers are "{clip(common[0], 30)}", whatever was asked')
-        return lines
+        return [*lines, *self.taken.health()]
 
 
 @command(commands, "eval")
@@ -87,6 +92,7 @@ def evaluate(
     profile: Annotated[
         str | None, typer.Option(metavar="PROFILE", help="Hardware profile, instead of the home's.")
     ] = None,
+    memory_budget: BudgetOption = None,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first N entries.")] = None,
     answers: Annotated[bool, typer.Option("--answers", help="Print every question with its answer.")] = False,
 ) -> EvalResult:
@@ -98,6 +104,7 @@ def evaluate(
     from training.errors import FeedbackError
     from training.log import read_log
 
+    watch = Watch(run, parse(memory_budget))
     config = run.config(profile=profile)
     log = read_log(data)
     entries = log.entries[:limit]
@@ -105,7 +112,8 @@ def evaluate(
         raise FeedbackError(
             f"{data}: nothing in it can be measured", "entries need a `check`, or attempts with a `verdict`"
         )
-    with learner(run, config, adapter=adapter) as ready, Phases(run) as phases:
+    fit = functools.partial(watch.fit, entries=entries, learns=False)
+    with learner(run, config, adapter=adapter, fit=fit) as ready, Phases(run) as phases:
         from training.evaluate import evaluate as measure
 
         found = measure(
@@ -115,7 +123,7 @@ def evaluate(
             most_new_tokens=ready.profile.new_tokens,
             notify=phases.show,
         )
-        return EvalResult(data, ready.adapter, found, len(log.problems), answers)
+        return EvalResult(data, ready.adapter, found, len(log.problems), answers, watch.taken())
 
 
 def figures(found: Evaluation) -> dict[str, Any]:

@@ -1,38 +1,35 @@
-"""`spearctl profile`: the hardware profiles, and the one that suits this machine."""
+"""`spearctl profile`: the hardware profiles, the one that suits this machine, and one measured on it."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Column
 
+from spearctl import config as settings
+from spearctl.budget import BudgetOption, Taken, Watch, megabytes, parse
 from spearctl.command import command, group
+from spearctl.errors import UsageError
+from spearctl.learner import Learner, learner
 from spearctl.output import Page, Result
 from spearctl.run import Run
-from spearctl.text import binary_size
+from spearctl.text import binary_size, clip, tilde
 
 if TYPE_CHECKING:
     from profiles import Choice, Hardware, Profile
+    from training.feedback import Entry
+    from training.tuning import Phase, Point, Tuning
 
-commands = group("profile", "Shows hardware profiles and the one that suits this machine.")
+commands = group("profile", "Shows hardware profiles, finds the one that suits this machine, and measures one.")
 
-MEANINGS = {
-    "device": "where the model runs",
-    "dtype": "precision of the model's weights",
-    "quantization": "how the model's weights are packed",
-    "micro_batch": "traces in one forward and backward pass",
-    "rollout_batch": "sequences decoded at once",
-    "rollouts": "prompts played a round",
-    "steps": "optimiser steps a round",
-    "batch": "wins, and at most as many losses, a step",
-    "max_sequence": "tokens of prompt and completion together",
-    "new_tokens": "tokens of an answer at most",
-    "threads": "CPU threads; 0 for all that may be used",
-    "checkpointing": "compute activations again to save memory",
-}
+DEFAULT_NAME = "tuned"
+NO_ROOM = 0.1
+"""Of the free memory is left free where no budget is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +55,7 @@ class ProfileShow(Result):
     """One profile, as its file says it."""
 
     profile: Profile
+    meanings: Mapping[str, str]
 
     def data(self) -> Mapping[str, Any]:
         return dataclasses.asdict(self.profile)
@@ -67,9 +65,8 @@ class ProfileShow(Result):
         console.print(f"  {self.profile.summary}")
         console.print()
         values = dataclasses.asdict(self.profile)
-        console.rows(
-            ["FIELD", "VALUE", ""], [[name, _spelled(values[name]), meaning] for name, meaning in MEANINGS.items()]
-        )
+        shown = [name for name in values if name not in {"name", "summary"}]
+        console.rows(["FIELD", "VALUE", ""], [[name, _spelled(values[name]), self.meanings[name]] for name in shown])
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +93,9 @@ class ProfileDetect(Result):
                 ("processor", machine.cpu_name),
                 ("cores", cores),
                 ("memory", f"{memory}, {available} of it free"),
+                ("board", machine.board or ""),
                 ("bfloat16", "native" if machine.native_bf16 else "not native, so float32 is used on the CPU"),
-                ("accelerator", machine.accelerator_name or "none"),
+                ("accelerator", _accelerator(machine)),
                 ("dtype", self.profile.dtype),
                 ("threads", str(self.profile.threads)),
             ]
@@ -107,12 +105,76 @@ class ProfileDetect(Result):
             console.print(f"This home uses {self.used}.")
 
 
+@dataclass(frozen=True, slots=True)
+class ProfileTune(Result):
+    """What was measured, the profile that was written, and what it gained."""
+
+    name: str
+    path: Path
+    tuning: Tuning
+    taken: Taken
+    next_lines: tuple[str, ...]
+
+    def data(self) -> Mapping[str, Any]:
+        return {
+            "name": self.name,
+            "path": self.path,
+            "before": self.tuning.before,
+            "profile": self.tuning.after,
+            "measured": self.tuning.points,
+            "gain": {"playing": self.tuning.gain("playing"), "learning": self.tuning.gain("learning")},
+            **self.taken.data(),
+        }
+
+    def render(self, console: Page) -> None:
+        console.title(f"{tilde(self.path)}: profile {self.name}, which this home uses from now on")
+        console.print()
+        columns: list[str | Column] = ["", Column("BATCH", justify="right"), Column("TOKENS/S", justify="right")]
+        rows = [self._row(point) for point in self.tuning.points]
+        console.rows([*columns, Column("MEMORY", justify="right"), ""], rows)
+        console.print()
+        before, after = self.tuning.before, self.tuning.after
+        console.fields(
+            [
+                ("rollout_batch", self._gained(before.rollout_batch, after.rollout_batch, "playing")),
+                ("micro_batch", self._gained(before.micro_batch, after.micro_batch, "learning")),
+                ("checkpointing", f"{_spelled(before.checkpointing)} -> {_spelled(after.checkpointing)}"),
+                ("memory", self.taken.line()),
+            ]
+        )
+        console.health(self.taken.health())
+        console.next_steps(*self.next_lines)
+
+    def _row(self, point: Point) -> list[str]:
+        tuning = self.tuning
+        notes = [
+            "" if point.fits else "over the budget" if point.tokens_per_s is None else "took more than the budget",
+            "before" if point == tuning.point(tuning.before, point.phase) else "",
+            "chosen" if point.fits and point == tuning.point(tuning.after, point.phase) else "",
+        ]
+        return [
+            f"{point.phase}{', checkpointing' if point.checkpointing else ''}",
+            str(point.size),
+            "-" if point.tokens_per_s is None else f"{point.tokens_per_s:,.0f}",
+            megabytes(point.peak_bytes),
+            ", ".join(filter(None, notes)),
+        ]
+
+    def _gained(self, before: int, after: int, phase: Phase) -> str:
+        gain = self.tuning.gain(phase)
+        if before == after and gain is not None:
+            return f"{after}, as before"
+        told = "which did not fit before" if gain is None else f"{gain:.2f} times as fast"
+        return f"{before} -> {after}, {told}"
+
+
 @command(commands, "list")
 def list_(run: Run) -> ProfileList:
-    """Lists the shipped profiles, from the smallest machine to the largest."""
+    """Lists the shipped profiles, from the smallest machine to the largest, and this home's own."""
     import profiles
 
-    return ProfileList(tuple(profiles.load(name) for name in profiles.names()), _used(run))
+    own = run.place.profiles_path
+    return ProfileList(tuple(profiles.load(name, own) for name in profiles.names(own)), _used(run))
 
 
 @command(commands, "show")
@@ -125,7 +187,8 @@ def show(
     """Shows what a profile says."""
     import profiles
 
-    return ProfileShow(profiles.load(name or run.config().profile))
+    found = profiles.load(name or run.config().profile, run.place.profiles_path)
+    return ProfileShow(found, profiles.MEANINGS)
 
 
 @command(commands, "detect")
@@ -139,9 +202,85 @@ def detect(run: Run) -> ProfileDetect:
     return ProfileDetect(hardware, choice, profiles.resolve(profiles.load(choice.profile), hardware), _used(run))
 
 
+@command(commands, "tune")
+def tune(
+    run: Run,
+    memory_budget: BudgetOption = None,
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="What to call the profile; one of the same name is replaced.")
+    ] = DEFAULT_NAME,
+) -> ProfileTune:
+    """Measures batch sizes on this machine, writes the best as a profile and uses it.
+
+    Each size is run for a few seconds with this home's model; sizes that would take more than the memory budget, or
+    without one than what is free, are left out. Ctrl-C leaves the home as it was.
+    """
+    import profiles
+    from training.log import read_log
+
+    watch = Watch(run, parse(memory_budget))
+    if not profiles.is_free(name):
+        raise UsageError(
+            f"a profile cannot be called {name!r}", "use small letters, digits, - and _, and no shipped profile's name"
+        )
+    config = run.config()
+    before = profiles.load(config.profile, run.home.profiles_path)
+    with run.home.training_lock("profile tune"), learner(run, config) as ready:
+        found = _measure(run, ready, watch, read_log(run.home.feedback_path).entries)
+        sizes = {field: getattr(found.after, field) for field in ("rollout_batch", "micro_batch", "checkpointing")}
+        machine = profiles.detect(accelerators=False)
+        summary = f"measured for {clip(Path(config.model).name, 40)} on {clip(machine.cpu_name, 60)}"
+        written = dataclasses.replace(before, name=name, summary=summary, **sizes)
+        path = run.home.profiles_path / f"{name}.toml"
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        settings.write_text(path, profiles.dumps(written))
+        settings.use_profile(run.home.config_path, name)
+    budget = ("--memory-budget", memory_budget) if memory_budget else ()
+    tuning = dataclasses.replace(found, before=before, after=written)
+    return ProfileTune(name, path, tuning, watch.taken(), (run.spell("train", *budget),))
+
+
+def _measure(run: Run, ready: Learner, watch: Watch, entries: Sequence[Entry]) -> Tuning:
+    """Measures what fits; tells each figure as it comes."""
+    import profiles
+    from training import memory, tuning
+
+    def tell(point: Point) -> None:
+        rate = "would not fit" if point.tokens_per_s is None else f"{point.tokens_per_s:,.0f} tokens/s"
+        again = " with checkpointing" if point.checkpointing else ""
+        run.say(f"{point.phase}, batch {point.size}{again}: {rate}, {megabytes(point.peak_bytes)}")
+        watch.note(gauge, point.peak_bytes if point.tokens_per_s is not None else 0)
+
+    gauge = memory.gauge(ready.profile.device)
+    demand = memory.demand(ready.lm, memory.settle(ready.lm, gauge))
+    lengths = memory.longest(ready.lm, ready.profile, entries)
+    watch.note(gauge, gauge.peak())
+    if watch.budget is not None:  # says what would do if nothing fits
+        memory.fit(ready.profile, demand, lengths, watch.budget, loaded=gauge.peak())
+    free = profiles.detect().room_bytes(ready.profile.device)
+    bench = tuning.Bench(
+        lm=ready.lm,
+        demand=demand,
+        lengths=lengths,
+        gauge=gauge,
+        budget=watch.budget or gauge.used() + int((1 - NO_ROOM) * free),
+        prompts=tuning.bench_prompts(ready.lm, entries, lengths),
+        tell=tell,
+    )
+    return tuning.tune(bench, ready.profile)
+
+
 def _used(run: Run) -> str | None:
     """Returns this home's profile, None without a home: profiles can be looked at before there is one."""
     return run.config().profile if run.place.is_initialised else None
+
+
+def _accelerator(machine: Hardware) -> str:
+    if machine.accelerator is None:
+        return "none that torch can use"
+    shared = " shared with the CPU" if machine.is_jetson or machine.accelerator == "mps" else ""
+    memory = binary_size(machine.accelerator_memory_bytes or 0)
+    return f"{machine.accelerator_name} ({machine.accelerator}), {memory}{shared}"
 
 
 def _spelled(value: object) -> str:

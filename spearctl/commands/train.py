@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,12 +13,14 @@ import typer
 from rich.table import Column
 
 from spearctl import sharing, signals, swarm
+from spearctl.budget import BudgetOption, Taken, Watch, parse
 from spearctl.command import command, group
 from spearctl.config import Config
 from spearctl.errors import UsageError
-from spearctl.learner import Learner, Phases, learner
+from spearctl.learner import Fit, Learner, Phases, learner
 from spearctl.output import Page, Result
 from spearctl.run import Run
+from spearctl.supply import Supply, advice
 from spearctl.text import count, tilde
 from training.errors import Interrupted
 
@@ -31,31 +35,6 @@ commands = group()
 
 DEFAULT_ROUNDS = 8
 SHOWN_PROBLEMS = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Supply:
-    """What a log offers to learn from.
-
-    Attributes:
-        entries: Readable entries.
-        playable: Of them, with a check: they can be played again and again.
-        waiting: Attempts that people judged and that were not trained on.
-        already_trained: Attempts that were.
-        contradictory: Attempts left out because people disagree on them.
-        problems: Bad lines.
-    """
-
-    entries: int
-    playable: int
-    waiting: int
-    already_trained: int
-    contradictory: int
-    problems: int
-
-    @property
-    def is_empty(self) -> bool:
-        return not self.playable and not self.waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +86,7 @@ class TrainResult(Result):
     dry_run: bool
     stopped: signals.Signalled | None
     next_lines: tuple[str, ...]
+    taken: Taken
     share: Share | None = None
 
     @property
@@ -118,7 +98,11 @@ class TrainResult(Result):
             "feedback": self.log.path,
             "supply": self.supply,
             "problems": self.log.problems,
-            "rounds": [report.as_dict() for report in self.rounds],
+            "rounds": [
+                {**report.as_dict(), **dataclasses.asdict(peak)}
+                for report, peak in zip(self.rounds, self.taken.rounds, strict=True)
+            ],
+            **self.taken.data(),
             "adapter": self.adapter,
             "dry_run": self.dry_run,
             "advice": self._advice(),
@@ -128,21 +112,21 @@ class TrainResult(Result):
     def render(self, console: Page) -> None:
         if self.dry_run or not self.rounds:
             console.title(f"{tilde(self.log.path)}: {'nothing was trained' if not self.dry_run else 'a dry run'}")
-            console.fields(_supply_rows(self.supply))
+            console.fields(self.supply.rows())
         else:
             render_rounds(console, self.rounds)
         console.print()
         console.print(f"adapter in use: {self.adapter}")
         if self.share is not None and self.share.line:
             console.print(self.share.line)
-        advice = self._advice()
-        if advice:
-            console.health(advice)
+        if self.rounds:
+            console.print(f"memory: {self.taken.line()}")
+        console.health(self._advice())
         if self.next_lines:
             console.next_steps(*self.next_lines)
 
     def _advice(self) -> list[str]:
-        return _advice(self.supply, self.rounds, self.dry_run)
+        return [*advice(self.supply, self.rounds, self.dry_run), *self.taken.health()]
 
 
 @command(commands, "train")
@@ -163,6 +147,7 @@ def train(
     share_kept: Annotated[
         bool, typer.Option("--share-kept", help="Train nothing; share what --no-share kept.")
     ] = False,
+    memory_budget: BudgetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be learned from.")] = False,
 ) -> Result:
     """Learns from the feedback log.
@@ -176,6 +161,7 @@ def train(
 
     if no_share and share_kept:
         raise UsageError("--no-share and --share-kept exclude each other", "leave one of them out")
+    watch = Watch(run, parse(memory_budget))
     config = run.config(profile=profile, seed=seed)
     if (no_share or share_kept) and not swarm.places(run).is_member:
         raise swarm.no_swarm(run)
@@ -193,11 +179,12 @@ def train(
         )
         if dry_run or supply.is_empty:
             next_lines = (run.spell("train"),) if dry_run and not supply.is_empty else ()
-            return TrainResult(log, supply, (), adapter, dry_run, None, next_lines)
-        reports, stopped, adapter, handed = _train(run, config, pool, rounds, not no_share)
+            return TrainResult(log, supply, (), adapter, dry_run, None, next_lines, watch.taken())
+        fit = functools.partial(watch.fit, entries=log.entries)
+        reports, stopped, adapter, handed = _train(run, config, pool, rounds, not no_share, watch, fit)
     next_lines = (f"{run.spell('eval')} --data LOG",) if any(report.steps for report in reports) else ()
     share = None if handed is None else _share(run, handed, kept=no_share)
-    return TrainResult(log, supply, tuple(reports), adapter, False, stopped, next_lines, share)
+    return TrainResult(log, supply, tuple(reports), adapter, False, stopped, next_lines, watch.taken(), share)
 
 
 def _share_kept(run: Run) -> ShareResult:
@@ -214,7 +201,7 @@ def _share(run: Run, wins: int, *, kept: bool) -> Share:
 
 
 def _train(
-    run: Run, config: Config, pool: Pool, rounds: int, share: bool
+    run: Run, config: Config, pool: Pool, rounds: int, share: bool, watch: Watch, fit: Fit
 ) -> tuple[list[RoundReport], signals.Signalled | None, str, int | None]:
     """Runs the rounds.
 
@@ -237,7 +224,11 @@ def _train(
             handed += sharing.hand_over(run, store, history, keep=not share)
             sharing.wake(run)
 
-    with learner(run, config, hand_over=hand_over) as ready, signals.deferred(heard) as stop, Phases(run) as phases:
+    with (
+        learner(run, config, hand_over=hand_over, fit=fit) as ready,
+        signals.deferred(heard) as stop,
+        Phases(run) as phases,
+    ):
         ready.store.tidy()
         try:
             for index in range(rounds):
@@ -246,6 +237,7 @@ def _train(
                 reports.append(train_round(ready, config, pool, index, rounds, stop, phases))
                 hand_over(ready.store, ready.history)
                 run.say(round_line(reports[-1]))
+                ready = replace(ready, profile=watch.look(ready.lm, ready.profile))
             ready.store.tidy()
         except Interrupted:
             dropped = f"round {ready.history.next_round()} dropped; "
@@ -353,39 +345,3 @@ def _tell_problems(run: Run, log: Log) -> None:
         run.say(f"{log.path}: and {count(more, 'bad line')} more: {run.spell('feedback', 'check', str(log.path))}")
     if log.unfinished:
         run.say(f"{log.path}: the last line has no line end yet, so it was left unread")
-
-
-def _supply_rows(supply: Supply) -> list[tuple[str, str]]:
-    return [
-        ("entries", f"{supply.entries:,}"),
-        ("to play", f"{count(supply.playable, 'prompt')} with a check"),
-        ("judged", f"{count(supply.waiting, 'attempt')} by people, not trained on yet"),
-        ("trained", f"{count(supply.already_trained, 'attempt')} already" if supply.already_trained else ""),
-        ("left out", f"{count(supply.contradictory, 'attempt')} people disagree on" if supply.contradictory else ""),
-        ("bad lines", f"{supply.problems:,}" if supply.problems else ""),
-    ]
-
-
-def _advice(supply: Supply, rounds: Sequence[RoundReport], dry_run: bool) -> list[str]:
-    """Says why nothing was learned and what would help, and what the last round's health is."""
-    if supply.is_empty:
-        if supply.already_trained:
-            return ["everything in this log was trained on already; add feedback, or train --again"]
-        return ["nothing in this log can be learned from: give entries a `check`, or attempts a `verdict`"]
-    if dry_run:
-        return []
-    lines = list(rounds[-1].health) if rounds else []
-    if supply.contradictory:
-        lines.append(f"{count(supply.contradictory, 'attempt')} left out, because people disagree on what was answered")
-    cut = sum(report.prompts_cut for report in rounds), sum(report.completions_cut for report in rounds)
-    if any(cut):
-        lines.append(f"too long for the profile's sequence: {cut[0]} prompts cut in front, {cut[1]} answers at the end")
-    skipped = sum(report.skipped_steps for report in rounds)
-    if skipped:
-        lines.append(f"{count(skipped, 'step')} skipped because the gradient was not finite; use a float32 profile")
-    if rounds and not any(report.wins for report in rounds):
-        lines.append(
-            "no answer was right, so nothing was learned: SPEAR needs wins."
-            " Add easier prompts, hints, or attempts judged right"
-        )
-    return lines

@@ -217,7 +217,7 @@ def test_rolling_back_the_base_model_is_a_usage_error(cli: Cli) -> None:
 def test_profile_list_and_show(cli: Cli) -> None:
     data = cli("profile", "list", "--json").envelope["data"]
     assert data["used"] is None
-    assert [profile["name"] for profile in data["profiles"]][:2] == ["cpu-small", "cpu"]
+    assert [profile["name"] for profile in data["profiles"]][:3] == ["phone", "cpu-small", "cpu"]
     assert cli("profile", "show", "cpu-small", "--json").envelope["data"]["micro_batch"] == 2
     assert cli("profile", "show").code == 4
     cli.make_home(profile="cpu-small")

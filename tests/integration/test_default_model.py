@@ -23,7 +23,7 @@ from training.feedback import Entry
 from training.rollout import GREEDY, sample
 from training.score import log_probabilities
 from training.traces import Trace
-from training.update import UpdateConfig, completion_logits, update
+from training.update import UpdateConfig, completion_states, update
 
 pytestmark = pytest.mark.model
 
@@ -131,9 +131,8 @@ def test_decoding_step_by_step_takes_the_path_that_scoring_takes(
     agreed = told = 0
     for prompt, completion in zip(prompts, completions, strict=True):
         tokens = list(completion.tokens)
-        columns = torch.arange(len(prompt) - 1, len(prompt) + len(tokens) - 1)
         with torch.no_grad():
-            logits = completion_logits(learned, torch.tensor([prompt + tokens]), torch.zeros_like(columns), columns)
+            logits = learned.head(completion_states(learned, [(prompt, tokens)]))
         agreed += int((logits.argmax(-1) == torch.tensor(tokens)).sum())
         told += len(tokens)
     assert told >= len(prompts)

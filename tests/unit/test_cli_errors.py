@@ -32,6 +32,7 @@ def descendants(kind: type[BaseException]) -> set[type[BaseException]]:
         (learner.UnknownAdapterError("m"), 2),
         (ConfigError("m"), 4),
         (ProfileError("m"), 4),
+        (learner.MissingPackageError("m"), 4),
         (learner.ModelError("m"), 7),
         (learner.TrainingError("m"), 7),
         (learner.FeedbackError("m"), 8),

@@ -124,13 +124,6 @@ def test_a_sequence_is_as_long_as_profile_and_model_allow(copied: Path) -> None:
     assert load(copied, max_sequence=4096).max_sequence_tokens == 1024
 
 
-def test_packed_weights_are_refused_with_the_line_to_change(copied: Path) -> None:
-    with pytest.raises(ModelError, match="asks for nf4 weights") as caught:
-        load(copied, quantization="nf4")
-    assert caught.value.hint is not None
-    assert 'quantization = "none"' in caught.value.hint
-
-
 @pytest.mark.parametrize(
     ("name", "content"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 from importlib.resources import files
@@ -45,16 +46,18 @@ def test_names_lists_every_file_that_ships_and_nothing_else() -> None:
 def test_a_shipped_profile_runs_on_the_device_that_its_name_tells() -> None:
     devices = {name: profiles.load(name).device for name in profiles.names()}
     assert devices == {
+        "phone": "cpu",
         "cpu-small": "cpu",
         "cpu": "cpu",
         "apple": "mps",
+        "jetson": "cuda",
         "cuda-8g": "cuda",
         "cuda-24g": "cuda",
         "cuda-80g": "cuda",
     }
 
 
-@pytest.mark.parametrize("family", [("cpu-small", "cpu"), ("cuda-8g", "cuda-24g", "cuda-80g")])
+@pytest.mark.parametrize("family", [("phone", "cpu-small", "cpu"), ("jetson", "cuda-8g", "cuda-24g", "cuda-80g")])
 def test_a_larger_machine_is_never_given_less_work(family: tuple[str, ...]) -> None:
     sizes = ("micro_batch", "rollout_batch", "rollouts", "steps", "batch", "max_sequence")
     members = [profiles.load(name) for name in family]
@@ -67,6 +70,18 @@ def test_a_larger_machine_is_never_given_less_work(family: tuple[str, ...]) -> N
 def test_cpu_toml_explains_every_field_in_a_comment_above_it(field: str) -> None:
     paragraph = next(p for p in GOOD.split("\n\n") if f"\n{field} = " in f"\n{p}")
     assert paragraph.startswith("# ")
+
+
+def test_the_documentation_names_every_field_and_every_shipped_profile_and_no_other() -> None:
+    text = (Path(profiles.__file__).parents[1] / "docs" / "profiles.md").read_text(encoding="utf-8")
+    _, machines, fields = text.split("\n## ")[:3]
+    assert re.findall(r"^\| `([a-z0-9_-]+)` \|", machines, flags=re.MULTILINE) == list(profiles.names())
+    assert re.findall(r"^\| `([a-z0-9_-]+)` \|", fields, flags=re.MULTILINE) == FIELDS
+
+
+def test_every_field_has_a_meaning_for_people() -> None:
+    assert list(profiles.MEANINGS) == FIELDS
+    assert all(profiles.MEANINGS.values())
 
 
 def test_a_file_of_ones_own_is_read_as_written(tmp_path: Path) -> None:
@@ -173,6 +188,82 @@ def test_all_problems_of_a_file_are_reported_together(tmp_path: Path) -> None:
     ]
     assert error.hint is not None
     assert all(field in error.hint for field in FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[memory]\nlimit = 1", "memory.limit: no such field"),
+        ("[train]\nmicro_batches = 1\nx = 2", "train.micro_batches: no such field, perhaps micro_batch was meant"),
+        ("[train]\nmicro_batches = 1\nx = 2", "train.x: no such field"),
+        ("[empty]", "empty: no such field"),
+        ("[[list]]\nx = 1", "list: no such field"),
+        ('"a.b" = 1', "a.b: no such field"),
+    ],
+)
+def test_what_is_in_a_table_is_named_as_no_field_too(tmp_path: Path, text: str, problem: str) -> None:
+    assert problem in refused(tmp_path, f"{GOOD}\n{text}\n").message.replace("\n  ", "\n").splitlines()
+
+
+def test_a_table_where_a_value_belongs_is_refused_by_its_field(tmp_path: Path) -> None:
+    text = GOOD.replace("steps = 5\n", "") + "\n[steps]\nwins = 5\n"
+    assert "steps: must be an integer from 1 to 10000, not {'wins': 5}" in refused(tmp_path, text).message
+
+
+# Profiles of the user's own, by name
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_a_written_profile_is_read_back_and_explains_every_field(tmp_path: Path, name: str) -> None:
+    profile = profiles.load(name)
+    text = profiles.dumps(profile)
+    assert profiles.load(write(tmp_path, text)) == profile
+    for field, meaning in profiles.MEANINGS.items():
+        assert f"# {field}: {meaning}" in text
+
+
+@given(name=st.text(min_size=1), summary=st.text(min_size=1))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text_of_a_profile_is_written_so_that_it_is_read_back(tmp_path: Path, name: str, summary: str) -> None:
+    try:
+        profile = dataclasses.replace(profiles.load("cpu"), name=name, summary=summary)
+    except ProfileError:
+        return
+    assert profiles.load(write(tmp_path, profiles.dumps(profile))) == profile
+
+
+def test_a_name_is_looked_for_among_ones_own_after_the_shipped(tmp_path: Path) -> None:
+    for name in ("tuned", "cpu", "Not a name"):
+        changed = dataclasses.replace(profiles.load("cpu"), micro_batch=3)
+        (tmp_path / f"{name}.toml").write_text(profiles.dumps(changed), encoding="utf-8")
+    assert profiles.load("tuned", tmp_path).micro_batch == 3
+    assert profiles.load("cpu", tmp_path).micro_batch == 8
+    assert profiles.names(tmp_path) == (*profiles.names(), "tuned")
+    for refused_name in ("Not a name", "other", ".."):
+        with pytest.raises(ProfileError, match="there is no profile named") as caught:
+            profiles.load(refused_name, tmp_path)
+    assert caught.value.hint is not None
+    assert "tuned" in caught.value.hint
+
+
+def test_without_a_folder_of_ones_own_there_are_only_the_shipped(tmp_path: Path) -> None:
+    assert profiles.names(tmp_path / "none") == profiles.names()
+
+
+@pytest.mark.parametrize(
+    ("name", "free"),
+    [
+        ("tuned", True),
+        ("tuned-1.5gb", True),
+        ("cpu", False),
+        ("", False),
+        ("../x", False),
+        ("a b", False),
+        ("A", False),
+    ],
+)
+def test_a_profile_of_ones_own_has_a_plain_name_that_is_not_taken(name: str, free: bool) -> None:
+    assert profiles.is_free(name) is free
 
 
 def test_a_profile_changed_in_memory_keeps_the_rules() -> None:

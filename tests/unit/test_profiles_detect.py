@@ -279,6 +279,72 @@ def test_an_apple_gpu_shares_the_memory(tmp_path: Path, monkeypatch: pytest.Monk
     assert (found.accelerator, found.accelerator_memory_bytes, found.accelerator_bf16) == ("mps", 64 * GIB, True)
 
 
+JETSON_TREE = {"proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit\0"}
+JETSON_RELEASE = {"etc/nv_tegra_release": "# R36 (release), REVISION: 4.3\n"}
+RASPBERRY = {"proc/device-tree/model": "Raspberry Pi 4 Model B Rev 1.4\0"}
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    ("files", "board", "is_jetson"),
+    [
+        ({}, None, False),
+        (JETSON_TREE, "NVIDIA Jetson Orin Nano Developer Kit", True),
+        (JETSON_RELEASE, "an NVIDIA Jetson board", True),
+        (RASPBERRY, "Raspberry Pi 4 Model B Rev 1.4", False),
+    ],
+)
+def test_a_board_tells_its_name_and_whether_it_is_a_jetson(
+    tmp_path: Path, files: Mapping[str, str], board: str | None, is_jetson: bool
+) -> None:
+    found = profiles.detect(accelerators=False, root=tree(tmp_path, files))
+    assert (found.board, found.is_jetson) == (board, is_jetson)
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("files", [JETSON_TREE, JETSON_RELEASE])
+def test_a_jetson_whose_gpu_can_be_used_gets_its_own_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: Mapping[str, str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", fake_torch(cuda=True, capability=(8, 7)))
+    choice = profiles.choose(profiles.detect(root=tree(tmp_path, files)))
+    assert choice.profile == "jetson"
+    assert "Jetson" in choice.reason
+    assert "shares 24.0 GiB of memory with the CPU" in choice.reason
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_jetson_whose_gpu_cannot_be_used_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", fake_torch())
+    choice = profiles.choose(profiles.detect(root=tree(tmp_path, JETSON_TREE)))
+    assert choice.profile == "cpu"
+    assert "torch cannot use the GPU of NVIDIA Jetson Orin Nano" in choice.reason
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    ("machine_name", "memory_gib", "profile"),
+    [
+        ("aarch64", 1.8, "phone"),
+        ("aarch64", 3.7, "phone"),
+        ("armv7l", 0.9, "phone"),
+        ("aarch64", 5, "cpu-small"),
+        ("aarch64", 7.6, "cpu"),
+        ("x86_64", 3.7, "cpu-small"),
+    ],
+)
+def test_an_arm_board_with_little_memory_is_phone_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine_name: str, memory_gib: float, profile: str
+) -> None:
+    memory = int(memory_gib * GIB)
+    monkeypatch.setattr(module.platform, "machine", lambda: machine_name)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=memory, available=memory // 2))
+    choice = profiles.choose(profiles.detect(accelerators=False, root=tree(tmp_path, RASPBERRY)))
+    assert choice.profile == profile
+    assert f"{memory_gib:.1f} GiB" in choice.reason
+    assert ("Raspberry Pi 4" in choice.reason) == (profile == "phone")
+
+
 @pytest.mark.usefixtures("machine")
 def test_torch_is_not_asked_when_accelerators_are_not_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", fake_torch(cuda=True))
@@ -301,7 +367,7 @@ def test_this_machine_is_detected_and_given_a_profile() -> None:
     found = profiles.detect(accelerators=False)
     assert 1 <= found.cores_usable <= (os.cpu_count() or 1)
     assert 0 < found.memory_available_bytes <= found.memory_bytes
-    assert profiles.choose(found).profile in ("cpu-small", "cpu")
+    assert profiles.choose(found).profile in ("phone", "cpu-small", "cpu")
 
 
 # choose
@@ -319,7 +385,15 @@ def test_without_an_accelerator_the_memory_decides(memory_gib: float, profile: s
 
 @pytest.mark.parametrize(
     ("memory_gib", "profile"),
-    [(3.8, "cpu"), (7.6, "cuda-8g"), (15.6, "cuda-8g"), (22.0, "cuda-24g"), (44.5, "cuda-24g"), (79.1, "cuda-80g")],
+    [
+        (3.8, "cpu"),
+        (7.6, "cuda-8g"),
+        (15.6, "cuda-8g"),
+        (22.0, "cuda-24g"),
+        (44.5, "cuda-24g"),
+        (79.1, "cuda-80g"),
+        (139.8, "cuda-80g"),
+    ],
 )
 def test_with_cuda_the_cards_memory_decides(memory_gib: float, profile: str) -> None:
     choice = profiles.choose(cuda(memory_gib))
@@ -334,7 +408,11 @@ def test_an_apple_gpu_gets_its_own_profile() -> None:
     assert "16.0 GiB" in choice.reason
 
 
-@pytest.mark.parametrize("hardware", [PLAIN, APPLE, cuda(0), cuda(8), cuda(24), cuda(80)])
+JETSON = dataclasses.replace(cuda(7.4), machine="aarch64", board="NVIDIA Jetson Orin Nano", is_jetson=True)
+PHONE = dataclasses.replace(PLAIN, machine="aarch64", memory_bytes=2 * GIB)
+
+
+@pytest.mark.parametrize("hardware", [PLAIN, PHONE, APPLE, JETSON, cuda(0), cuda(8), cuda(24), cuda(80), cuda(141)])
 def test_a_chosen_profile_exists_and_suits_the_machine(hardware: Hardware) -> None:
     profile = profiles.resolve(profiles.load(profiles.choose(hardware).profile), hardware)
     assert profile.dtype != "auto"

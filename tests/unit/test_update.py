@@ -18,7 +18,7 @@ from training.errors import Interrupted
 from training.losses import likelihood_loss, unlikelihood_loss
 from training.models import LanguageModel
 from training.traces import Trace
-from training.update import UpdateConfig, UpdateReport, completion_logits, update
+from training.update import LOGITS_ROWS, UpdateConfig, UpdateReport, completion_states, update
 
 ONE_STEP = UpdateConfig(steps=1, batch=16, clip=1e9)
 
@@ -136,14 +136,14 @@ def test_wins_without_losses_are_pure_likelihood(lm: LanguageModel, monkeypatch:
     assert_same(gradient, expected)
 
 
-def passes(lm: LanguageModel, work: Callable[[], object]) -> list[tuple[int, int]]:
-    """Traces and padded width of every forward pass."""
-    shapes: list[tuple[int, int]] = []
+def passes(lm: LanguageModel, work: Callable[[], object]) -> list[int]:
+    """Tokens of every forward pass."""
+    counts: list[int] = []
     embed = lm.causal.get_input_embeddings()
-    handle = embed.register_forward_hook(lambda _module, args, _out: shapes.append(tuple(args[0].shape)))
+    handle = embed.register_forward_hook(lambda _module, args, _out: counts.append(args[0].numel()))
     work()
     handle.remove()
-    return shapes
+    return counts
 
 
 def test_memory_follows_micro_batch_and_the_gradient_does_not(
@@ -153,10 +153,11 @@ def test_memory_follows_micro_batch_and_the_gradient_does_not(
     gradients, sizes = [], []
     for micro_batch in (1, 4, 64):
         config = replace(ONE_STEP, micro_batch=micro_batch)
-        shapes = passes(lm, lambda config=config: gradients.append(learn(lm, traces, config, monkeypatch)[1][0]))
-        sizes.append(max(rows * width for rows, width in shapes))
-        assert sum(rows for rows, _ in shapes) == len(traces)
-    assert sizes[0] < sizes[1] < sizes[2] == len(traces) * max(item.length for item in traces)
+        counts = passes(lm, lambda config=config: gradients.append(learn(lm, traces, config, monkeypatch)[1][0]))
+        sizes.append(max(counts))
+        assert max(counts) <= max(128 * micro_batch, *(item.length for item in traces))
+        assert sum(counts) == sum(item.length for item in traces)
+    assert sizes[0] < sizes[1] < sizes[2]
     for gradient in gradients[:2]:
         assert_same(gradient, gradients[2])
 
@@ -165,8 +166,8 @@ def test_a_trace_drawn_again_is_computed_once_and_counts_as_often(
     lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wins = mixed()[:2]
-    shapes = passes(lm, lambda: learn(lm, wins, replace(ONE_STEP, batch=6), monkeypatch))
-    assert sum(rows for rows, _ in shapes) == 2
+    counts = passes(lm, lambda: learn(lm, wins, replace(ONE_STEP, batch=6), monkeypatch))
+    assert sum(counts) == sum(item.length for item in wins)
     multiple = learn(lm, wins, replace(ONE_STEP, batch=6), monkeypatch)
     repeated = learn(lm, [*wins, *wins, *wins], replace(ONE_STEP, batch=6), monkeypatch)
     assert multiple[0].loss_win == pytest.approx(repeated[0].loss_win, rel=1e-5)
@@ -287,12 +288,10 @@ def test_clipping_bounds_the_gradient_and_reports_what_it_was(
 
 def test_batches_draw_every_trace_before_any_is_drawn_again(lm: LanguageModel) -> None:
     wins = [trace(seed, prompt_tokens=10 + seed) for seed in range(6)]
-    shapes = passes(lm, lambda: update(lm, wins, UpdateConfig(steps=6, batch=2, micro_batch=1)))
-    widths = [width for _, width in shapes]
-    assert len(shapes) == 6
-    for half in (widths[:3], widths[3:]):  # each step is as wide as its longest: the two longest are never together
-        assert max(half) == 21
-        assert half.count(21) == 1
+    counts = passes(lm, lambda: update(lm, wins, UpdateConfig(steps=6, batch=2, micro_batch=1)))
+    assert len(counts) == 6
+    for half in (counts[:3], counts[3:]):
+        assert sum(half) == sum(item.length for item in wins)
 
 
 def test_logits_are_computed_for_completion_tokens_only(lm: LanguageModel) -> None:
@@ -303,13 +302,68 @@ def test_logits_are_computed_for_completion_tokens_only(lm: LanguageModel) -> No
     assert [shape[:-1].numel() for shape in seen] == [sum(len(item.completion) for item in mixed())]
 
 
-def test_logits_at_chosen_positions_are_those_of_the_whole(lm: LanguageModel) -> None:
-    ids = torch.randint(4, 250, (3, 20), generator=torch.Generator().manual_seed(0))
-    rows, columns = torch.tensor([2, 0, 0, 1]), torch.tensor([19, 3, 4, 0])
+def test_a_prompt_that_a_win_and_losses_share_is_computed_once_and_their_gradient_is_the_same(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = tuple(range(10, 40))
+    traces = [
+        replace(trace(seed, win=seed < 2), prompt=asked if seed % 2 else (*asked[:20], 70 + seed)) for seed in range(6)
+    ]
+    config = replace(ONE_STEP, batch=4, micro_batch=64)
+    counts = passes(lm, lambda: learn(lm, traces, config, monkeypatch))
+    assert counts == [20 + 10 + 3 + sum(len(item.completion) for item in traces)]
+    _, (shared,) = learn(lm, traces, config, monkeypatch)
+    assert_same(shared, published(lm, traces, config)[2])
+
+
+def test_logits_over_the_vocabulary_exist_for_a_few_positions_at_a_time(lm: LanguageModel) -> None:
+    seen: list[int] = []
+    handle = on_head(lm, lambda logits: seen.append(logits.shape[0]))
+    long = [trace(seed, completion_tokens=LOGITS_ROWS - 10) for seed in range(3)]
+    update(lm, long, UpdateConfig(steps=1, micro_batch=64))
+    handle.remove()
+    assert seen == [LOGITS_ROWS, LOGITS_ROWS, LOGITS_ROWS - 30]
+
+
+def test_states_of_completions_give_the_logits_of_the_whole(lm: LanguageModel) -> None:
+    pairs = [((5, 6, 7), (8, 9)), ((5, 6, 7), (8, 11, 12)), ((5,), (6,)), ((90, 91), (92, 93, 94))]
     with torch.inference_mode():
-        chosen = completion_logits(lm, ids, rows, columns)
-        whole = lm.causal(input_ids=ids).logits
-    torch.testing.assert_close(chosen, whole[rows, columns])
+        found = lm.head(completion_states(lm, pairs))
+        wanted = [
+            lm.causal(input_ids=torch.tensor([(*prompt, *completion)])).logits[0, len(prompt) - 1 : -1]
+            for prompt, completion in pairs
+        ]
+    torch.testing.assert_close(found, torch.cat(wanted))
+
+
+@pytest.mark.parametrize("least", [1, 2])
+def test_where_memory_runs_out_the_step_is_done_again_with_less_at_once(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, least: int
+) -> None:
+    traces = mixed(prompt_tokens=150)
+    expected = learn(lm, traces, replace(ONE_STEP, micro_batch=8), monkeypatch)[1][0]
+    embed, most = lm.causal.get_input_embeddings(), least * max(item.length for item in traces)
+
+    def refuse(_module: object, args: tuple[torch.Tensor, ...]) -> None:
+        if args[0].numel() > most:
+            raise torch.OutOfMemoryError("no room")
+
+    handle = embed.register_forward_pre_hook(refuse)
+    counts = passes(lm, lambda: learn(lm, traces, replace(ONE_STEP, micro_batch=8), monkeypatch))
+    found = learn(lm, traces, replace(ONE_STEP, micro_batch=8), monkeypatch)[1][0]
+    handle.remove()
+    assert max(counts) <= most
+    assert_same(found, expected)
+
+
+def test_where_memory_runs_out_for_a_single_trace_the_error_gets_out(lm: LanguageModel) -> None:
+    def refuse(_module: object, _args: object) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    handle = lm.causal.get_input_embeddings().register_forward_pre_hook(refuse)
+    with pytest.raises(torch.OutOfMemoryError):
+        update(lm, mixed(), UpdateConfig(steps=1))
+    handle.remove()
 
 
 def test_progress_is_told_and_can_stop_it(lm: LanguageModel) -> None:

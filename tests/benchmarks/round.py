@@ -1,0 +1,146 @@
+"""One whole round in a process of its own: ``python -m tests.benchmarks.round WAY FOLDER [--budget BYTES]``.
+
+WAY is ``ours`` or ``baseline``, FOLDER holds downloaded models. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+import profiles
+from tests.benchmarks import baseline
+from training import lora, models, rounds, selfplay, sources
+from training.adapters import initial_adapter
+from training.checks import Choice
+from training.feedback import Entry
+from training.history import History
+from training.models import LanguageModel, LoraSettings
+from training.pool import Pool
+from training.rounds import RoundConfig
+from training.selfplay import PlayConfig
+from training.store import AdapterStore
+from training.update import UpdateConfig
+
+ROLLOUTS, NEW_TOKENS = 64, 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.round", description=__doc__)
+    parser.add_argument("way", choices=["ours", "baseline"])
+    parser.add_argument("folder", type=Path)
+    options = parser.parse_args()
+    print(json.dumps(measure(options.way, options.folder)))
+
+
+def load(way: str, folder: Path) -> tuple[LanguageModel, profiles.Profile]:
+    """The default model, with the start that every device shares."""
+    profile = profiles.resolve(profiles.load("cpu"), profiles.detect(accelerators=False))
+    source = sources.resolve("smollm2-135m", folder, say=lambda _: None)
+    torch.set_num_threads(profile.threads)
+    lm = baseline.load(source, LoraSettings()) if way == "baseline" else models.load(source, profile, LoraSettings())
+    lora.set_adapter(lm.network, initial_adapter(source.fingerprint, lm.adapter_shape))
+    return lm, profile
+
+
+def measure(way: str, folder: Path) -> dict[str, Any]:
+    """Times a round, its rollouts and its steps."""
+    lm, profile = load(way, folder)
+    sampled, stepped = Counted(selfplay.sample), Counted(rounds.update)
+    if way == "baseline":
+        sampled, stepped = Counted(baseline.sample), Counted(baseline.update)
+    selfplay.sample, rounds.update = sampled, stepped  # type: ignore[assignment]
+    config = RoundConfig(
+        rollouts=ROLLOUTS,
+        play=PlayConfig(rollout_batch=profile.rollout_batch, most_new_tokens=NEW_TOKENS),
+        update=UpdateConfig(steps=5, batch=16, micro_batch=profile.micro_batch),
+    )
+    sampled(lm, [[1, 2, 3]] * 2, [2] * 2, selfplay.SAMPLED, batch=2)  # libraries make themselves ready
+    sampled.seconds = sampled.amount = 0
+    with tempfile.TemporaryDirectory() as home, History(Path(home) / "node.db") as history:
+        store = AdapterStore(
+            Path(home) / "adapters", history, base_model="", fingerprint=lm.source.fingerprint, shape=lm.adapter_shape,
+            dropout=0.1,
+        )  # fmt: skip
+        started = time.perf_counter()
+        report = rounds.run_round(lm, store, history, Pool(questions(ROLLOUTS), trained=frozenset(), played={}), config)
+        seconds = time.perf_counter() - started
+    return {
+        "seconds": seconds,
+        "sampled": sampled.amount,
+        "sampling_s": sampled.seconds,
+        "stepped": stepped.amount,
+        "stepping_s": stepped.seconds,
+        "peak_bytes": peak_bytes(),
+        "wins": report.wins,
+        "losses": report.losses,
+    }
+
+
+class Counted:
+    """A function that is timed; counts new tokens of completions, or tokens learned from."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.seconds = 0.0
+        self.amount = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        found = self.function(*args, **kwargs)
+        self.seconds += time.perf_counter() - started
+        self.amount += sum(len(c.tokens) + c.ended for c in found) if isinstance(found, list) else found.tokens
+        return found
+
+
+def peak_bytes() -> int:
+    """The most resident memory of this process so far."""
+    memory = psutil.Process().memory_info()
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return int(memory.rss)
+
+
+KINDS = {
+    "a fruit": ["apple", "pear", "plum", "cherry", "peach", "grape", "lemon", "mango"],
+    "an animal": ["horse", "sparrow", "trout", "beetle", "rabbit", "goose", "camel", "otter"],
+    "a tool": ["hammer", "chisel", "wrench", "shovel", "saw", "rake", "drill", "plane"],
+    "a piece of clothing": ["jacket", "scarf", "glove", "sock", "shirt", "apron", "cap", "vest"],
+    "a vehicle": ["tram", "ferry", "lorry", "bicycle", "glider", "barge", "taxi", "sledge"],
+}
+
+
+def questions(count: int) -> list[Entry]:
+    """Multiple-choice questions of about a hundred tokens."""
+    rng = random.Random(0)
+    made = []
+    for number in range(count):
+        kind = rng.choice(list(KINDS))
+        right = rng.choice(KINDS[kind])
+        wrong = [rng.choice(KINDS[other]) for other in rng.sample([k for k in KINDS if k != kind], 3)]
+        options = rng.sample([right, *wrong], 4)
+        story = rng.sample([thing for things in KINDS.values() for thing in things], 6)
+        prompt = (
+            f"In the morning Mrs. {rng.choice('ABCDEFGH')}. wrote a list of what she had seen on her way through town: "
+            f"{', '.join(story)}. In the evening she sorted the list and was asked about the words on it, one by one, "
+            f"by her neighbours.\nWhich of these is {kind}?\n"
+            + "\n".join(f"{letter}. {option}" for letter, option in zip("ABCD", options, strict=True))
+            + "\nAnswer with the letter only."
+        )
+        check = Choice(expect="ABCD"[options.index(right)], options=4, format="bare")
+        made.append(Entry(v=1, id=str(number), prompt=prompt, check=check, hint=f"Only one of them is {kind}."))
+    return made
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Keys and values that were computed once: what is sampled with them is what is sampled without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from tests.learner import stir
+from training import rollout
+from training.cache import Prefixes
+from training.models import LanguageModel
+from training.rollout import GREEDY, Completion, Sampling, sample
+
+WARM = Sampling(temperature=0.8, top_p=0.95, seed=5)
+
+
+@pytest.fixture
+def lm(tiny: LanguageModel) -> LanguageModel:
+    stir(tiny, scale=0.1)
+    return tiny
+
+
+def random_prompts(*lengths: int, begin: list[int] | None = None) -> list[list[int]]:
+    rng = np.random.default_rng(1)
+    return [(begin or []) + rng.integers(4, 250, length).tolist() for length in lengths]
+
+
+def counted(lm: LanguageModel, work: Callable[[], object]) -> int:
+    """Tokens that went through the model."""
+    counts: list[int] = []
+    embed = lm.causal.get_input_embeddings()
+    handle = embed.register_forward_hook(lambda _module, args, _out: counts.append(args[0].numel()))
+    work()
+    handle.remove()
+    return sum(counts)
+
+
+def test_a_beginning_that_prompts_share_is_computed_once_and_changes_nothing(lm: LanguageModel) -> None:
+    prompts = random_prompts(3, 9, 1, 9, begin=random_prompts(40)[0])
+    prompts += [prompts[1], prompts[2][:20]]
+    alone = [sample(lm, [prompt], [6], GREEDY, batch=1)[0] for prompt in prompts]
+    assert sample(lm, prompts, [6] * 6, GREEDY, batch=6) == alone
+    steps = max(len(found.tokens) for found in alone) * 6
+    assert counted(lm, lambda: sample(lm, prompts, [6] * 6, GREEDY, batch=6)) <= 40 + 3 + 9 + 1 + 9 + steps
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "sampled"])
+def test_tries_that_go_on_from_a_kept_prompt_are_what_they_are_without(lm: LanguageModel, sampling: Sampling) -> None:
+    prefixes = Prefixes()
+    first = random_prompts(30, 12, 25)
+    answers = sample(lm, first, [5] * 3, sampling, batch=2, prefixes=prefixes)
+    assert answers == sample(lm, first, [5] * 3, sampling, batch=3)
+    longer = [[*first[at], *more] for at, more in zip((2, 0, 1, 0), random_prompts(4, 1, 8, 6), strict=True)]
+    longer += [random_prompts(7)[0], first[1], first[0][:9]]
+
+    def again() -> list[Completion]:
+        return sample(lm, longer, [5] * 7, sampling, batch=7, prefixes=prefixes)
+
+    found: list[list[Completion]] = []
+    tokens = counted(lm, lambda: found.append(again()))
+    plainly = counted(lm, lambda: found.append(sample(lm, longer, [5] * 7, sampling, batch=7)))
+    assert found[0] == found[1]
+    assert plainly - tokens >= 25 + 12 + 11  # what a batch shares, it shares without being told
+
+
+def test_whole_caches_are_kept_however_the_batch_shrinks(lm: LanguageModel) -> None:
+    prompts = random_prompts(5, 8, 3, 12)
+    limits = [1, 9, 2, 4]
+    alone = [sample(lm, [prompt], [limit], GREEDY, batch=1)[0] for prompt, limit in zip(prompts, limits, strict=True)]
+    prefixes = Prefixes()
+    assert sample(lm, prompts, limits, GREEDY, batch=4, prefixes=prefixes) == alone
+    found = prefixes.find([*prompts[1], 7])
+    assert found is not None
+    assert found.length == 8
+    assert prefixes.find(prompts[1]).length == 7  # type: ignore[union-attr]  # the last token's state is wanted
+    assert prefixes.find([251, 3]) is None
+
+
+def test_sampling_has_the_distribution_that_generate_has(lm: LanguageModel) -> None:
+    """Two tokens deep, by a chi-squared test against `generate`'s own counts."""
+    prompt, count = random_prompts(10)[0], 3000
+    ours = sample(lm, [prompt] * count, [2] * count, Sampling(0.9, 0.9, seed=3), batch=count)
+    said = [(*found.tokens, *[lm.eos_id] * (2 - len(found.tokens))) for found in ours]
+    torch.manual_seed(11)
+    ids = torch.tensor([prompt] * count)
+    theirs = lm.causal.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=0.9, top_p=0.9, top_k=0,
+        max_new_tokens=2, pad_token_id=lm.pad_id,
+    )[:, len(prompt) :].tolist()  # fmt: skip
+    for depth in (0, 1):
+        counts = np.zeros((2, len(lm.tokenizer)))
+        for way, texts in enumerate((said, theirs)):
+            for text in texts:
+                counts[way, text[depth] if len(text) > depth else lm.eos_id] += 1
+        common = counts[:, counts.sum(0) >= 20]
+        assert common.shape[1] > 5
+        assert common.sum() > 0.8 * counts.sum()
+        statistic = ((common[0] - common[1]) ** 2 / common.sum(0)).sum()
+        freedom = common.shape[1] - 1
+        assert statistic < freedom + 5 * np.sqrt(2 * freedom)
+
+
+def test_greedy_is_what_generate_says(lm: LanguageModel) -> None:
+    prompt = random_prompts(10)[0]
+    ids = torch.tensor([prompt])
+    found = lm.causal.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12, pad_token_id=lm.pad_id
+    )[0, len(prompt) :].tolist()
+    ours = sample(lm, [prompt], [12], GREEDY, batch=1)[0]
+    assert [*ours.tokens, *[lm.eos_id] * ours.ended][: len(found)] == found
+
+
+def test_a_completion_stops_when_a_complete_line_is_all_that_was_asked_for(lm: LanguageModel) -> None:
+    prompt = random_prompts(6)[0]
+    newline = lm.encode_text("\n")[0]
+    seen: list[str] = []
+
+    def stop(text: str) -> bool:
+        seen.append(text)
+        return len(seen) == 2
+
+    head = lm.causal.get_output_embeddings()
+    handle = head.register_forward_hook(lambda _m, _a, logits: logits.index_fill(-1, torch.tensor([newline]), 1e4))
+    found, free = sample(lm, [prompt, prompt], [9, 4], GREEDY, batch=2, stops=[stop, None])
+    handle.remove()
+    assert (found.tokens, found.ended, found.stopped) == ((newline, newline), False, True)
+    assert (len(free.tokens), free.stopped) == (4, False)
+    assert seen == ["\n", "\n\n"]
+
+
+def test_where_memory_runs_out_fewer_are_decoded_at_once(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    prompts, tried = random_prompts(5, 8, 3, 12, 7), []
+    expected = sample(lm, prompts, [4] * 5, WARM, batch=5)
+    decode = rollout._decode
+
+    def refuse(lm: LanguageModel, asked: rollout._Asked, *rest: object) -> list[Completion]:
+        tried.append(len(asked.prompts))
+        if len(asked.prompts) > 2:
+            raise torch.OutOfMemoryError("no room")
+        return decode(lm, asked, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rollout, "_decode", refuse)
+    assert sample(lm, prompts, [4] * 5, WARM, batch=5) == expected
+    assert tried == [5, 2, 2, 1]
+    assert "2 sequences at once" in caplog.text

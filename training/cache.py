@@ -1,0 +1,209 @@
+"""Keys and values of sequences that are being decoded, so that each new token is computed once."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch.nn import functional
+
+from training.attention import Pattern, alike, causal_mask
+from training.packing import Packing, common
+
+
+class KeyValues:
+    """Keys and values of a batch, ``[B, G, columns, D]`` a layer.
+
+    Prompts end at the same column, so that all sequences go on in the next.
+
+    Args:
+        packing: The prompts.
+        room: Most new tokens of a sequence.
+
+    Attributes:
+        lengths: Tokens of each prompt.
+        prompt_columns: Columns that prompts take.
+        used: Columns that hold something.
+    """
+
+    def __init__(self, packing: Packing, room: int) -> None:
+        self.lengths = [row.length for row in packing.rows]
+        self.prompt_columns = max(self.lengths)
+        self.used = self.prompt_columns
+        self._columns = self.prompt_columns + room
+        self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._mask: torch.Tensor | None = None
+
+    def layer(self, index: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of a layer; made, for ``like [G, N, D]``, where there are none yet."""
+        if index not in self._layers:
+            shape = (len(self.lengths), like.shape[0], self._columns, like.shape[2])
+            self._layers[index] = like.new_zeros(shape), like.new_zeros(shape)  # in front of a sequence, too
+        return self._layers[index]
+
+    def mask(self, like: torch.Tensor) -> torch.Tensor:
+        """What is added to the scores of all columns: ``[B, 1, 1, columns]``, -inf in front of a sequence."""
+        if self._mask is None:
+            starts = torch.tensor([self.prompt_columns - length for length in self.lengths], device=like.device)
+            empty = torch.arange(self._columns, device=like.device) < starts[:, None]
+            self._mask = torch.zeros(empty.shape, device=like.device, dtype=like.dtype).masked_fill_(empty, -torch.inf)
+        return self._mask[:, None, None]
+
+    def of_row(self, index: int, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of one prompt in a layer, ``[G, length, D]`` each."""
+        columns = slice(self.prompt_columns - self.lengths[row], self.prompt_columns)
+        keys, values = self._layers[index]
+        return keys[row, :, columns], values[row, :, columns]
+
+    def select(self, rows: torch.Tensor) -> KeyValues:
+        """The cache of some of the sequences."""
+        chosen = object.__new__(KeyValues)
+        chosen.lengths = [self.lengths[row] for row in rows.tolist()]
+        chosen.prompt_columns, chosen.used, chosen._columns = self.prompt_columns, self.used, self._columns
+        chosen._layers = {at: (keys[rows], values[rows]) for at, (keys, values) in self._layers.items()}
+        chosen._mask = None
+        return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The beginning of a prompt that was computed before: the first ``length`` tokens of a row of a cache."""
+
+    cache: KeyValues
+    row: int
+    length: int
+
+
+@dataclass(slots=True)
+class Prefixes:
+    """Prompts whose caches are kept. They are good for as long as the adapter stays the same."""
+
+    _kept: list[tuple[tuple[int, ...], KeyValues, int]] = field(default_factory=list)
+
+    def find(self, prompt: Sequence[int]) -> Known | None:
+        """The longest beginning of a prompt that is kept, short of its last token."""
+        wanted = tuple(prompt)
+        at = bisect.bisect_left(self._kept, wanted, key=lambda kept: kept[0])
+        best: Known | None = None
+        for tokens, cache, row in self._kept[max(0, at - 1) : at + 1]:  # in this order the most alike are neighbours
+            length = min(common(tokens, wanted), len(wanted) - 1)
+            if length > (best.length if best else 0):
+                best = Known(cache, row, length)
+        return best
+
+    def keep(self, prompts: Sequence[Sequence[int]], cache: KeyValues) -> None:
+        """Keeps the caches of prompts, which are the rows of ``cache``."""
+        self._kept += [(tuple(prompt), cache, row) for row, prompt in enumerate(prompts)]
+        self._kept.sort(key=lambda kept: kept[0])
+
+
+class Prefill(Pattern):
+    """Prompts see themselves, and fill a cache."""
+
+    def __init__(self, cache: KeyValues, packing: Packing, known: Sequence[Known | None]) -> None:
+        self._cache = cache
+        self._packing = packing
+        self._known = known
+        self._moves: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+        self._parts: list[_Part] = []
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        keys, values = self._cache.layer(layer, key)
+        if self._moves is None:
+            self._moves = self._where(key.device)
+            shared = query.shape[0] // key.shape[0]
+            lengths = {at: (row.length, len(row.own)) for at, row in enumerate(self._packing.rows) if row.own}
+            self._parts = [self._part(rows, shared, query) for rows in alike(lengths, shared)]
+        rows, columns, tokens = self._moves
+        keys[rows, :, columns] = key.transpose(0, 1)[tokens]
+        values[rows, :, columns] = value.transpose(0, 1)[tokens]
+        for row, known in enumerate(self._known):
+            if known is not None:
+                own, theirs = self._cache.of_row(layer, row), known.cache.of_row(layer, known.row)
+                for to, source in zip(own, theirs, strict=True):
+                    to[:, : known.length] = source[:, : known.length]
+        heads, count, size = query.shape
+        by_token = query.transpose(0, 1)
+        seen = query.new_empty(count, heads, size)
+        for part in self._parts:
+            padded = by_token[part.tokens].view(len(part.rows), -1, heads, size).transpose(1, 2)
+            folded = padded.reshape(len(part.rows), key.shape[0], -1, size)
+            its_keys, its_values = (of[part.rows, :, part.first : self._cache.prompt_columns] for of in (keys, values))
+            out = functional.scaled_dot_product_attention(
+                folded, its_keys, its_values, attn_mask=part.mask, scale=scale
+            )
+            out = out.view(padded.shape).transpose(1, 2).reshape(-1, heads, size)
+            seen[part.tokens[part.real]] = out[part.real]
+        return seen
+
+    def _part(self, rows: list[int], shared: int, query: torch.Tensor) -> _Part:
+        its = [self._packing.rows[row] for row in rows]
+        mask = causal_mask([len(row.own) for row in its], [row.length for row in its], shared, query)
+        wide, columns = mask.shape[2] // shared, mask.shape[3]
+        tokens = [[0] * (wide - len(row.own)) + list(row.own) for row in its]
+        real = [[False] * (wide - len(row.own)) + [True] * len(row.own) for row in its]
+        return _Part(
+            torch.tensor(rows, device=query.device),
+            torch.tensor(tokens, device=query.device).flatten(),
+            torch.tensor(real, device=query.device).flatten(),
+            self._cache.prompt_columns - columns,
+            mask,
+        )
+
+    def _where(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Which packed token goes to which row and column."""
+        moves: list[tuple[int, int, int]] = []
+        for at, row in enumerate(self._packing.rows):
+            column = self._cache.prompt_columns - row.length + row.known
+            for run in row.runs:
+                moves += ((at, column + offset, token) for offset, token in enumerate(run))
+                column += len(run)
+        rows, columns, tokens = torch.tensor(moves, device=device).unbind(1)
+        return rows, columns, tokens
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Rows that attend together, their queries padded to one length.
+
+    Attributes:
+        rows: Their indices ``[R]``.
+        tokens: The packed token of each query ``[R * Q]``.
+        real: Which queries are no padding ``[R * Q]``.
+        first: Their first column.
+        mask: What is added to their scores, ``[R, 1, H / G * Q, columns]``.
+    """
+
+    rows: torch.Tensor
+    tokens: torch.Tensor
+    real: torch.Tensor
+    first: int
+    mask: torch.Tensor
+
+
+class Step(Pattern):
+    """Each sequence goes on by one token, which sees all before it."""
+
+    def __init__(self, cache: KeyValues) -> None:
+        self._cache = cache
+        self._column = cache.used
+        cache.used += 1
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        keys, values = self._cache.layer(layer, key)
+        keys[:, :, self._column], values[:, :, self._column] = key.transpose(0, 1), value.transpose(0, 1)
+        heads, count, size = query.shape
+        groups = key.shape[0]
+        folded = query.transpose(0, 1).reshape(count, groups, heads // groups, size)
+        end = self._column + 1
+        mask = self._cache.mask(query)[..., :end].expand(-1, 1, heads // groups, -1)
+        seen = functional.scaled_dot_product_attention(
+            folded, keys[:, :, :end], values[:, :, :end], attn_mask=mask, scale=scale
+        )
+        return seen.reshape(count, heads, size)
