@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
+
+# Before torch is loaded: oneDNN keeps a kernel, and its memory, for each of the last 1,024 shapes, which is hundreds of
+# megabytes where lengths differ all the time.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 # Where they are installed, PEFT and transformers import these for whoever imports them: seconds at every start, and
 # warnings on stderr. Only `training.quantization` needs them, and takes them out of hiding.

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NAME = "spearctl"
+ROUNDED_TO = 64
+"""More tokens than this are filled up to a multiple: oneDNN makes, and keeps, a kernel for each shape it has seen."""
 MOST_SCORES = 1 << 22
 """Of one layer and one group of heads, in one go."""
 
@@ -61,13 +63,17 @@ def run(causal: PreTrainedModel, packing_ids: torch.Tensor, positions: torch.Ten
     Returns:
         Hidden states ``[N, hidden]``.
     """
+    count = len(packing_ids)
+    if count > ROUNDED_TO:
+        blank = packing_ids.new_zeros(-count % ROUNDED_TO)
+        packing_ids, positions = torch.cat([packing_ids, blank]), torch.cat([positions, blank])
     # A mask that looks ready is handed on as it is, and costs nothing.
     ready = packing_ids.new_zeros((1, 1, 1, 1))
     found = causal.base_model(
         input_ids=packing_ids[None], position_ids=positions[None], attention_mask=ready, use_cache=False,
-        pattern=pattern,
+        pattern=pattern, count=count,
     )  # fmt: skip
-    return found.last_hidden_state[0]
+    return found.last_hidden_state[0, :count]
 
 
 def use(causal: PreTrainedModel) -> None:
@@ -85,12 +91,15 @@ def _attention(
     attention_mask: torch.Tensor | None,
     *,
     pattern: Pattern | None = None,
+    count: int = 0,
     **settings: Any,
 ) -> tuple[torch.Tensor, None]:
     if pattern is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
     scale = settings.get("scaling") or query.shape[-1] ** -0.5
-    return pattern.attend(int(module.layer_idx), query[0], key[0], value[0], scale)[None], None
+    blank = query.shape[2] - count
+    seen = pattern.attend(int(module.layer_idx), query[0, :, :count], key[0, :, :count], value[0, :, :count], scale)
+    return functional.pad(seen, (0, 0, 0, 0, 0, blank))[None] if blank else seen[None], None
 
 
 class Whole(Pattern):

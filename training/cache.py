@@ -78,8 +78,13 @@ class Known:
 
 @dataclass(slots=True)
 class Prefixes:
-    """Prompts whose caches are kept. They are good for as long as the adapter stays the same."""
+    """Prompts whose caches are kept. They are good for as long as the adapter stays the same.
 
+    Attributes:
+        is_open: Whether more are kept.
+    """
+
+    is_open: bool = True
     _kept: list[tuple[tuple[int, ...], KeyValues, int]] = field(default_factory=list)
 
     def find(self, prompt: Sequence[int]) -> Known | None:
@@ -94,7 +99,9 @@ class Prefixes:
         return best
 
     def keep(self, prompts: Sequence[Sequence[int]], cache: KeyValues) -> None:
-        """Keeps the caches of prompts, which are the rows of ``cache``."""
+        """Keeps the caches of prompts, which are the rows of ``cache``, as long as it is open."""
+        if not self.is_open:
+            return
         self._kept += [(tuple(prompt), cache, row) for row, prompt in enumerate(prompts)]
         self._kept.sort(key=lambda kept: kept[0])
 

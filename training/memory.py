@@ -10,9 +10,10 @@ layers, L the layers, h the width between them, V the vocabulary and b the bytes
     read             b S / L                 one layer's, without gradients
 
 and a row of scores V (2 b + 16): as computed, chosen from, in float32, and with two temporaries as large. On top come
-gradients, both moments of AdamW and a copy of the adapter, and what was resident before any of it. `HEADROOM` is for
-what an allocator wastes. Measured with SmolLM2-135M in bfloat16, a token of a pass took 0.79 MB and with checkpointing
-0.17, where this says 0.82 and 0.16 (headroom included), and a sequence of 128 tokens 7.5 MB, where it says 8.0.
+gradients, both moments of AdamW and a copy of the adapter, what passes of other lengths leave behind, and what was
+resident before any of it. `HEADROOM` is for what an allocator wastes. Measured with SmolLM2-135M in bfloat16, a token
+of a pass took 0.79 MB and with checkpointing 0.17, where this says 0.82 and 0.16 (headroom included), and a sequence of
+128 tokens 7.5 MB, where it says 8.0.
 
 Does not cover: the memory of an Apple GPU, of which only what counts as the process's own is seen, more than one CUDA
 device, swapped pages, and what the process took before the model was loaded if that was given back since.
@@ -47,6 +48,7 @@ TRACE_TOKENS = 128
 HEADROOM = 1.2
 _AGAIN = 1.02  # what a model takes differs a little from run to run
 _FLOAT = 4  # bytes of a master weight
+_STRAY_TOKENS = 230  # what the allocator and oneDNN keep of passes of other lengths, in tokens of a pass; measured
 _COPIES = 4  # of the adapter: gradients, two moments of AdamW, and the version before the round
 _SCAFFOLD_TOKENS = 96  # of a revision prompt around its task, answer and feedback
 _LOOKED_AT = 8  # the longest texts of a log, of which the one with the most tokens counts
@@ -178,9 +180,10 @@ def demand(lm: LanguageModel, used: int) -> Demand:
     adapter = sum(tensor.rows * tensor.columns for tensor in shape.tensors)
     widths = sum(tensor.columns if tensor.name.endswith(".lora_A") else tensor.rows for tensor in shape.tensors)
     size = lm.dtype.itemsize
+    trained = size * (widths + 2 * layers * hidden)
     return Demand(
-        fixed=used + _COPIES * _FLOAT * adapter,
-        trained=size * (widths + 2 * layers * hidden),
+        fixed=used + _COPIES * _FLOAT * adapter + int(HEADROOM * _STRAY_TOKENS * trained),
+        trained=trained,
         trained_again=size * (2 * layers * hidden + 3 * (widths // layers + 2 * hidden)),
         cached=3 * size * layers * kv_heads * head,
         read=size * widths // layers,

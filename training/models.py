@@ -17,6 +17,7 @@ from training import attention, layers, lora, quantization
 from training.adapters import AdapterShape
 from training.errors import ModelError
 from training.feedback import Message
+from training.packing import pack
 from training.sources import ModelSource
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PromptFormat = Literal["chat", "raw"]
+
+_ALIKE = 0.05
+"""Scores that differ by less, of the largest, may come from the order of sums in bfloat16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +136,7 @@ def load(
         system_prompt: See :class:`LanguageModel`.
 
     Raises:
-        ModelError: The folder cannot be loaded.
+        ModelError: The folder cannot be loaded, or the architecture is not supported.
         MissingPackageError: The profile packs weights, and what does that is not installed.
     """
     if profile.threads:
@@ -146,14 +150,40 @@ def load(
         quantization.pack(causal, profile.quantization)
     network = lora.attach(causal, rank=settings.rank, alpha=settings.alpha, dropout=settings.dropout)
     lora.let_go_of_file(causal)
-    return LanguageModel(
+    lm = LanguageModel(
         network=network,
         tokenizer=tokenizer,
         source=source,
         prompt_format=prompt_format or source.prompt_format,
         system_prompt=system_prompt,
-        max_sequence_tokens=min(profile.max_sequence, getattr(causal.config, "max_position_embeddings", 2**31)),
+        max_sequence_tokens=_most_tokens(causal.config, profile),
     )
+    _check(lm)
+    return lm
+
+
+def _most_tokens(config: Any, profile: Profile) -> int:
+    limits = (getattr(config, name, None) for name in ("max_position_embeddings", "sliding_window"))
+    return min([profile.max_sequence, *(limit for limit in limits if limit)])
+
+
+@torch.inference_mode()
+def _check(lm: LanguageModel) -> None:
+    """Makes sure that the model says the same of a packed sequence as of one by itself.
+
+    Raises:
+        ModelError: It does not: it caps or scales its scores, say, or has layers that are no attention.
+    """
+    lm.network.eval()
+    ids = torch.arange(1, 7, device=lm.device)
+    wanted = lm.causal(input_ids=ids[None], use_cache=False).logits[0].float()
+    pattern = attention.Whole(pack([ids.tolist()]))
+    found = lm.head(attention.run(lm.causal, ids, ids - 1, pattern)).float()
+    if not (found - wanted).abs().max() <= _ALIKE * wanted.abs().max():
+        raise ModelError(
+            f"{lm.source.reference}: models of this architecture ({lm.causal.config.model_type}) are not supported",
+            "choose a model that is built like Llama, Mistral, Qwen or SmolLM",
+        )
 
 
 def _read(source: ModelSource, profile: Profile) -> tuple[Any, Any]:

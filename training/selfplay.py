@@ -134,6 +134,7 @@ def _play(lm: LanguageModel, games: Sequence[_Game], config: PlayConfig, tally: 
         game.first = game.last = answer
         tally.first(game.check.kind, answer.judgement)
         _advance(lm, game, answer, tally)
+    prefixes.is_open = False  # later tries begin with these prompts, and not with each other
     wave = 0
     while running := [game for game in games if not game.over]:
         wave += 1

@@ -26,7 +26,7 @@ from training.models import LanguageModel
 from training.packing import common, pack
 from training.traces import AnswerRates, Trace, balance
 
-LOGITS_ROWS = 64
+LOGITS_ROWS = 32
 """Positions whose logits over the whole vocabulary exist at one time."""
 
 _TOKENS_A_TRACE = 128

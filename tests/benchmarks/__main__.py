@@ -5,7 +5,7 @@
     python -m tests.benchmarks --calibrate        accuracy after a few rounds at several learning rates instead
     python -m tests.benchmarks --json FILE        also as JSON
 
-The baseline is transformers' `generate` and PEFT's own layers with fp32 adapters, and logits at all positions.
+The baseline is in `baseline.py`. A round of it takes five minutes on two CPU cores; --repeats 1 is quicker.
 """
 
 from __future__ import annotations
@@ -16,16 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import platformdirs
-import torch
-from peft.tuners.lora import Linear as PeftLinear
-from torch.nn import functional
 
 import profiles
 from spearctl.questions import demo_log
@@ -35,15 +30,13 @@ from training.adapters import initial_adapter
 from training.evaluate import evaluate
 from training.history import History
 from training.pool import Pool
-from training.rollout import SAMPLED, sample
 from training.rounds import RoundConfig, run_round
 from training.selfplay import PlayConfig
 from training.store import AdapterStore
-from training.traces import Trace
-from training.update import UpdateConfig, update
+from training.update import UpdateConfig
 
+MODELS = platformdirs.user_cache_path("spearctl") / "models"
 SEQUENCES = 32
-NEW_TOKENS = 16
 REPEATS = 3
 LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 
@@ -54,18 +47,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--data", type=Path, help="folder with strategyqa.train.jsonl and strategyqa.dev.jsonl")
     parser.add_argument("--json", type=Path, help="write the rows to this file too")
+    parser.add_argument("--repeats", type=int, default=REPEATS, help="rounds of each way (default: %(default)s)")
     parser.add_argument("--calibrate", action="store_true", help="try several learning rates on the demo's questions")
     options = parser.parse_args()
     if not options.calibrate:
         p2p.main()
         idle.main()
-    lm = load()
     if options.calibrate:
+        lm = load()
         for rate in LEARNING_RATES:
             print(told(calibration_row(lm, rate)), flush=True)
         return
-    print(f"default model, {lm.dtype}, {torch.get_num_threads()} threads; medians of {REPEATS}")
-    rows = [rollout_row(lm), step_row(lm)]
+    sources.resolve("smollm2-135m", MODELS, say=print)
+    print(f"default model, one round each way; medians of {options.repeats}", flush=True)
+    rows = round_rows(options.repeats)
     if options.data:
         rows += strategyqa_rows(options.data)
     for row in rows:
@@ -86,87 +81,43 @@ def told(row: Row) -> str:
 def load() -> models.LanguageModel:
     """The default model in its profile's dtype, with the start every device shares."""
     profile = profiles.resolve(profiles.load("cpu"), profiles.detect(accelerators=False))
-    source = sources.resolve("smollm2-135m", platformdirs.user_cache_path("spearctl") / "models", say=print)
+    source = sources.resolve("smollm2-135m", MODELS, say=print)
     lm = models.load(source, profile, models.LoraSettings())
     lora.set_adapter(lm.network, initial_adapter(source.fingerprint, lm.adapter_shape))
     return lm
 
 
-def rollout_row(lm: models.LanguageModel) -> Row:
-    """Sampled tokens a second against `generate`, with adapters in both."""
-    prompts = [lm.encode_prompt(entry.conversation) for entry in demo_log(train=SEQUENCES, test=1, seed=0)[0]]
-
-    def ours() -> int:
-        return sum(len(found.tokens) + found.ended for found in sample(lm, prompts, [NEW_TOKENS] * SEQUENCES, SAMPLED,
-                                                                      batch=SEQUENCES))  # fmt: skip
-
-    def theirs() -> int:
-        lm.tokenizer.padding_side = "left"
-        texts = [lm.tokenizer.decode(prompt) for prompt in prompts]
-        inputs = lm.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
-        with torch.inference_mode(), peft_layers():
-            found = lm.network.generate(**inputs, do_sample=True, temperature=0.8, top_p=0.95, top_k=0,
-                                        max_new_tokens=NEW_TOKENS, pad_token_id=lm.pad_id)  # fmt: skip
-        new = found[:, inputs["input_ids"].shape[1] :]
-        return int((new != lm.pad_id).sum()) + SEQUENCES
-
-    return compared("rollout", "tokens/s", ours, theirs)
-
-
-def step_row(lm: models.LanguageModel) -> Row:
-    """Tokens a second through a training step against separate passes with logits everywhere."""
-    rng = np.random.default_rng(0)
-    traces = [
-        Trace(prompt=tuple(rng.integers(10, 40000, 48).tolist()), completion=tuple(rng.integers(10, 40000, 8).tolist()),
-              win=i % 2 == 0, answer=str(i))
-        for i in range(16)
-    ]  # fmt: skip
-    tokens = sum(trace.length for trace in traces)
-
-    def ours() -> int:
-        return update(lm, traces, UpdateConfig(steps=1, batch=8)).tokens
-
-    def theirs() -> int:
-        lm.network.train()
-        with peft_layers():
-            for wins in (True, False):
-                ids = torch.tensor([trace.prompt + trace.completion for trace in traces if trace.win is wins])
-                logits = lm.network(input_ids=ids).logits.float()
-                functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()  # type: ignore[no-untyped-call]
-        lm.network.zero_grad(set_to_none=True)
-        return tokens
-
-    return compared("training step", "tokens/s", ours, theirs)
+def round_rows(repeats: int) -> list[Row]:
+    """One whole round, ours and the plain way, in turn, each in a process of its own; medians of ratios."""
+    pairs = [[one_round(way) for way in ("ours", "baseline")] for _ in range(repeats)]
+    rows = []
+    for name, unit, figure in (
+        ("rollouts", "tokens/s", lambda found: found["sampled"] / found["sampling_s"]),
+        ("training steps", "tokens/s", lambda found: found["stepped"] / found["stepping_s"]),
+        ("whole round", "rounds/s", lambda found: 1 / found["seconds"]),
+        ("peak memory", "1/GB", lambda found: 1e9 / found["peak_bytes"]),
+    ):
+        found = np.array([[figure(one) for one in pair] for pair in pairs])
+        ours, baseline = np.median(found, axis=0).tolist()
+        ratio = float(np.median(found[:, 0] / found[:, 1]))
+        rows.append({"row": f"{name}, {unit}:", "ours": ours, "baseline": baseline, "ratio": ratio})
+    seconds = [float(np.median([pair[way]["seconds"] for pair in pairs])) for way in (0, 1)]
+    peaks = [float(np.median([pair[way]["peak_bytes"] for pair in pairs])) / 1e9 for way in (0, 1)]
+    share = float(np.median([pair[0]["of_machine"] for pair in pairs]))
+    return [
+        *rows,
+        {"row": "whole round, s:", "ours": seconds[0], "baseline": seconds[1]},
+        {"row": "peak memory, GB:", "ours": peaks[0], "baseline": peaks[1]},
+        {"row": "training step, of the machine's rate of products at these shapes:", "ours": share},
+    ]
 
 
-@contextmanager
-def peft_layers() -> Iterator[None]:
-    """PEFT's own forward in place of ours."""
-    own = lora.LowRankLinear.forward
-    lora.LowRankLinear.forward = PeftLinear.forward  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        lora.LowRankLinear.forward = own  # type: ignore[method-assign]
-
-
-def compared(name: str, unit: str, ours: Callable[[], int], theirs: Callable[[], int]) -> Row:
-    """Runs both in turn and gives the median rate of each and of their ratio."""
-    rates = []
-    for _ in range(REPEATS + 1):
-        pair = []
-        for run in (ours, theirs):
-            started = time.perf_counter()
-            done = run()
-            pair.append(done / (time.perf_counter() - started))
-        rates.append(pair)
-    found = np.array(rates[1:])
-    return {
-        "row": f"{name}, {unit}:",
-        "ours": float(np.median(found[:, 0])),
-        "baseline": float(np.median(found[:, 1])),
-        "ratio": float(np.median(found[:, 0] / found[:, 1])),
-    }
+def one_round(way: str) -> dict[str, Any]:
+    """What ``tests.benchmarks.round`` prints."""
+    command = [sys.executable, "-m", "tests.benchmarks.round", way, str(MODELS)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def calibration_row(lm: models.LanguageModel, rate: float) -> Row:

@@ -10,12 +10,15 @@ import json
 import random
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
+from torch.nn import functional
 
 import profiles
 from tests.benchmarks import baseline
@@ -24,6 +27,7 @@ from training.adapters import initial_adapter
 from training.checks import Choice
 from training.feedback import Entry
 from training.history import History
+from training.lowrank import LowRankLinear
 from training.models import LanguageModel, LoraSettings
 from training.pool import Pool
 from training.rounds import RoundConfig
@@ -59,6 +63,13 @@ def measure(way: str, folder: Path) -> dict[str, Any]:
     if way == "baseline":
         sampled, stepped = Counted(baseline.sample), Counted(baseline.update)
     selfplay.sample, rounds.update = sampled, stepped  # type: ignore[assignment]
+    passed = 0
+
+    def count(_module: object, args: tuple[torch.Tensor, ...]) -> None:
+        nonlocal passed
+        passed += args[0].numel() if lm.network.training else 0
+
+    lm.causal.get_input_embeddings().register_forward_pre_hook(count)
     config = RoundConfig(
         rollouts=ROLLOUTS,
         play=PlayConfig(rollout_batch=profile.rollout_batch, most_new_tokens=NEW_TOKENS),
@@ -81,9 +92,30 @@ def measure(way: str, folder: Path) -> dict[str, Any]:
         "stepped": stepped.amount,
         "stepping_s": stepped.seconds,
         "peak_bytes": peak_bytes(),
+        "of_machine": None if way == "baseline" else machine_s(lm, profile.micro_batch * 128, passed) / stepped.seconds,
         "wins": report.wins,
         "losses": report.losses,
     }
+
+
+def machine_s(lm: LanguageModel, rows: int, tokens: int) -> float:
+    """How long the products of base weights take here by themselves, forward and backward, in passes of ``rows``."""
+    layers = [module for module in lm.network.modules() if isinstance(module, LowRankLinear)]
+    shapes = Counter((layer.base.in_features, layer.base.out_features) for layer in layers)
+    seconds = 0.0
+    with torch.inference_mode():
+        for (inputs, outputs), times in shapes.items():
+            x, y = torch.randn(rows, inputs).to(lm.dtype), torch.randn(rows, outputs).to(lm.dtype)
+            weights = [torch.randn(outputs, inputs).to(lm.dtype) for _ in range(8)]
+            found = []
+            for _ in range(5):
+                started = time.perf_counter()
+                for weight in weights:
+                    functional.linear(x, weight)
+                    y @ weight
+                found.append((time.perf_counter() - started) / len(weights))
+            seconds += times * float(np.median(found))
+    return seconds * tokens / rows
 
 
 class Counted:

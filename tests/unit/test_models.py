@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import GraniteConfig, GraniteForCausalLM
 
 import profiles
 from tests.learner import load_tiny, user
@@ -184,3 +185,21 @@ def test_the_adapters_size_is_as_asked_for(copied: Path) -> None:
             for part in ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down")
         )
     )
+
+
+def test_a_model_that_scales_its_scores_is_refused_instead_of_trained_wrongly(copied: Path) -> None:
+    config = GraniteConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, logits_scaling=8.0, eos_token_id=0, pad_token_id=3,
+    )  # fmt: skip
+    for file in copied.glob("*.safetensors"):
+        file.unlink()
+    GraniteForCausalLM(config).save_pretrained(copied)
+    with pytest.raises(ModelError, match=r"granite.* not supported"):
+        load(copied)
+
+
+def test_a_window_shorter_than_the_profiles_sequence_bounds_it(copied: Path) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, "sliding_window": 77}))
+    assert load(copied).max_sequence_tokens == 77

@@ -85,7 +85,7 @@ def test_every_field_has_a_meaning_for_people() -> None:
 
 
 def test_a_file_of_ones_own_is_read_as_written(tmp_path: Path) -> None:
-    path = write(tmp_path, GOOD.replace("micro_batch = 8", "micro_batch = 3").replace('"auto"', '"float16"'))
+    path = write(tmp_path, GOOD.replace("micro_batch = 5", "micro_batch = 3").replace('"auto"', '"float16"'))
     expected = dataclasses.replace(profiles.load("cpu"), micro_batch=3, dtype="float16")
     assert profiles.load(path) == expected
     assert profiles.load(str(path)) == expected
@@ -94,10 +94,10 @@ def test_a_file_of_ones_own_is_read_as_written(tmp_path: Path) -> None:
 def test_a_file_in_the_current_folder_cannot_take_a_shipped_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "cpu").write_text(GOOD.replace("micro_batch = 8", "micro_batch = 3"), encoding="utf-8")
-    write(tmp_path, GOOD.replace("micro_batch = 8", "micro_batch = 3"))
+    (tmp_path / "cpu").write_text(GOOD.replace("micro_batch = 5", "micro_batch = 3"), encoding="utf-8")
+    write(tmp_path, GOOD.replace("micro_batch = 5", "micro_batch = 3"))
     monkeypatch.chdir(tmp_path)
-    assert profiles.load("cpu").micro_batch == 8
+    assert profiles.load("cpu").micro_batch == 5
     with pytest.raises(ProfileError, match="there is no profile named 'own'"):
         profiles.load("own")
     assert profiles.load("own.toml").micro_batch == 3
@@ -176,7 +176,7 @@ def test_a_wrong_value_is_refused_with_its_field_and_what_is_right(tmp_path: Pat
 
 
 def test_all_problems_of_a_file_are_reported_together(tmp_path: Path) -> None:
-    text = GOOD.replace("micro_batch = 8", "microbatch = 8").replace("steps = 5", "steps = 0")
+    text = GOOD.replace("micro_batch = 5", "microbatch = 8").replace("steps = 5", "steps = 0")
     text = text.replace("threads = 0", 'threads = "all"') + "colour = 1\n"
     error = refused(tmp_path, text)
     assert error.message.splitlines()[1:] == [
@@ -237,7 +237,7 @@ def test_a_name_is_looked_for_among_ones_own_after_the_shipped(tmp_path: Path) -
         changed = dataclasses.replace(profiles.load("cpu"), micro_batch=3)
         (tmp_path / f"{name}.toml").write_text(profiles.dumps(changed), encoding="utf-8")
     assert profiles.load("tuned", tmp_path).micro_batch == 3
-    assert profiles.load("cpu", tmp_path).micro_batch == 8
+    assert profiles.load("cpu", tmp_path).micro_batch == 5
     assert profiles.names(tmp_path) == (*profiles.names(), "tuned")
     for refused_name in ("Not a name", "other", ".."):
         with pytest.raises(ProfileError, match="there is no profile named") as caught:

@@ -136,6 +136,12 @@ def test_wins_without_losses_are_pure_likelihood(lm: LanguageModel, monkeypatch:
     assert_same(gradient, expected)
 
 
+@pytest.fixture
+def exact_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of tokens are not filled up."""
+    monkeypatch.setattr("training.attention.ROUNDED_TO", 1 << 30)
+
+
 def passes(lm: LanguageModel, work: Callable[[], object]) -> list[int]:
     """Tokens of every forward pass."""
     counts: list[int] = []
@@ -146,6 +152,7 @@ def passes(lm: LanguageModel, work: Callable[[], object]) -> list[int]:
     return counts
 
 
+@pytest.mark.usefixtures("exact_lengths")
 def test_memory_follows_micro_batch_and_the_gradient_does_not(
     lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,7 +219,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(lm: LanguageModel) -> 
                 logits[..., 0] = torch.nan
 
     handle = on_head(lm, poison)
-    report = update(lm, mixed(), UpdateConfig(steps=4, micro_batch=64))
+    report = update(lm, mixed()[:5], UpdateConfig(steps=4, micro_batch=64))
     handle.remove()
     assert calls == 4
     assert (report.steps, report.skipped_steps) == (3, 1)
@@ -299,9 +306,10 @@ def test_logits_are_computed_for_completion_tokens_only(lm: LanguageModel) -> No
     handle = lm.causal.get_output_embeddings().register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape))
     update(lm, mixed(), UpdateConfig(steps=1, micro_batch=64))
     handle.remove()
-    assert [shape[:-1].numel() for shape in seen] == [sum(len(item.completion) for item in mixed())]
+    assert sum(shape[:-1].numel() for shape in seen) == sum(len(item.completion) for item in mixed())
 
 
+@pytest.mark.usefixtures("exact_lengths")
 def test_a_prompt_that_a_win_and_losses_share_is_computed_once_and_their_gradient_is_the_same(
     lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,6 +344,16 @@ def test_states_of_completions_give_the_logits_of_the_whole(lm: LanguageModel) -
     torch.testing.assert_close(found, torch.cat(wanted))
 
 
+def test_filling_up_a_row_of_tokens_changes_no_gradient(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(ONE_STEP, batch=4, micro_batch=64)
+    plain = learn(lm, mixed(), config, monkeypatch)[1][0]
+    monkeypatch.setattr("training.attention.ROUNDED_TO", 50)
+    counts = passes(lm, lambda: learn(lm, mixed(), config, monkeypatch))
+    assert counts[0] % 50 == 0
+    assert_same(learn(lm, mixed(), config, monkeypatch)[1][0], plain)
+
+
+@pytest.mark.usefixtures("exact_lengths")
 @pytest.mark.parametrize("least", [1, 2])
 def test_where_memory_runs_out_the_step_is_done_again_with_less_at_once(
     lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, least: int
