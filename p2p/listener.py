@@ -170,6 +170,7 @@ class Listener:
         route = frames[0].bytes
         if route in self._routes:
             return self._routes[route]
+        self._monitor.read()  # that the connection was made was said before, but perhaps not heard yet
         fd = int(frames[-1].get(zmq.SRCFD))
         connection = self._connections.get(fd)
         if connection is None:

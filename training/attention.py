@@ -51,26 +51,26 @@ class Pattern(ABC):
         """
 
 
-def run(causal: PreTrainedModel, packing_ids: torch.Tensor, positions: torch.Tensor, pattern: Pattern) -> torch.Tensor:
+def run(causal: PreTrainedModel, tokens: torch.Tensor, positions: torch.Tensor, pattern: Pattern) -> torch.Tensor:
     """Computes what the output head is given.
 
     Args:
         causal: With :func:`use` applied.
-        packing_ids: Token ids ``[N]``.
+        tokens: Token ids ``[N]``.
         positions: ``[N]``.
         pattern: Which token sees which.
 
     Returns:
         Hidden states ``[N, hidden]``.
     """
-    count = len(packing_ids)
+    count = len(tokens)
     if count > ROUNDED_TO:
-        blank = packing_ids.new_zeros(-count % ROUNDED_TO)
-        packing_ids, positions = torch.cat([packing_ids, blank]), torch.cat([positions, blank])
+        blank = tokens.new_zeros(-count % ROUNDED_TO)
+        tokens, positions = torch.cat([tokens, blank]), torch.cat([positions, blank])
     # A mask that looks ready is handed on as it is, and costs nothing.
-    ready = packing_ids.new_zeros((1, 1, 1, 1))
+    ready = tokens.new_zeros((1, 1, 1, 1))
     found = causal.base_model(
-        input_ids=packing_ids[None], position_ids=positions[None], attention_mask=ready, use_cache=False,
+        input_ids=tokens[None], position_ids=positions[None], attention_mask=ready, use_cache=False,
         pattern=pattern, count=count,
     )  # fmt: skip
     return found.last_hidden_state[0, :count]
@@ -94,6 +94,8 @@ def _attention(
     count: int = 0,
     **settings: Any,
 ) -> tuple[torch.Tensor, None]:
+    if pattern is not None and any(settings.get(name) is not None for name in ("softcap", "s_aux")):
+        raise NotImplementedError("capped scores and sinks")
     if pattern is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
     scale = settings.get("scaling") or query.shape[-1] ** -0.5

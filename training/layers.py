@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 _TRIED = 4  # rows
+_ALIKE = 0.02  # of the largest value, what rounding in bfloat16 may explain
 
 
 def streamline(model: torch.nn.Module) -> int:
@@ -47,7 +48,8 @@ def _agrees(module: Any, form: Any) -> bool:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(_TRIED, width, generator=generator).to(weight.device, weight.dtype)
     with torch.no_grad():
-        return torch.allclose(form(x).float(), module(x).float(), rtol=0.02, atol=1e-3)
+        wanted = module(x).float()
+        return bool((form(x).float() - wanted).abs().max() <= _ALIKE * wanted.abs().max())
 
 
 class _RmsNorm(torch.autograd.Function):

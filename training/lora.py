@@ -40,11 +40,10 @@ def attach(model: PreTrainedModel, *, rank: int, alpha: int, dropout: float) -> 
 
 def let_go_of_file(model: PreTrainedModel) -> None:
     """Copies the rest of a model out of the file it was loaded from, the whole of which stays in memory else."""
-    for module in model.modules():
-        if not isinstance(module, torch.nn.Linear) or module is model.get_output_embeddings():
-            for parameter in module.parameters(recurse=False):
-                if parameter.device.type == "cpu":
-                    parameter.data = parameter.data.clone()
+    joined = {id(layer.base.weight) for layer in model.modules() if isinstance(layer, LowRankLinear)}
+    for parameter in model.parameters():
+        if parameter.device.type == "cpu" and not parameter.requires_grad and id(parameter) not in joined:
+            parameter.data = parameter.data.clone()
 
 
 def adapter_shape(model: PeftModel) -> AdapterShape:

@@ -169,7 +169,6 @@ class Group:
 
     def _dropped(self, dtype: torch.dtype) -> torch.Tensor:
         """The same for learning: with gradients, and dropout."""
-        self._downs = None
         return torch.cat([_drop_features(layer.down, layer.rate) for layer in self.members]).to(dtype)
 
 

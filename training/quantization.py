@@ -5,7 +5,7 @@
 arXiv 2305.14314), by bitsandbytes. 4 bits a weight, 32 a block.
 
 The two libraries only pack, and unpack nf4. Products are computed from the unpacked weight in the model's own dtype, so
-that ``training/lora.py`` adds a small low-rank part as it does to a dense layer.
+that ``training/lowrank.py`` adds a small low-rank part as it does to a dense layer.
 
 It does not cover models that are published quantised, a change of dtype after packing, and linear layers that share
 their weight with each other.
@@ -142,21 +142,12 @@ def pack(causal: PreTrainedModel, kind: Literal["int8", "nf4"]) -> None:
     try:
         for name in names:  # a list of the layers themselves would keep their dense weights
             causal.set_submodule(name, packed(cast(torch.nn.Linear, causal.get_submodule(name))))
-        for parameter in causal.parameters():
-            # Loaded weights are a view into their file, all of which takes memory for as long as any of them is one.
-            if parameter.device.type == "cpu":
-                parameter.data = parameter.data.clone()
     except RuntimeError as error:
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(
             f"the weights cannot be packed to {kind} on {causal.device}: {reason}",
             'choose another profile, or set quantization = "none" in it',
         ) from error
-
-
-def weight_of(layer: torch.nn.Linear) -> torch.Tensor:
-    """The dense weight ``[out, in]`` of a frozen layer: the parameter of a plain one, a new tensor of a packed one."""
-    return layer.weight
 
 
 def weights_bytes(causal: PreTrainedModel) -> int:

@@ -140,10 +140,10 @@ class Bench:
 
 
 def bench_prompts(lm: LanguageModel, entries: Sequence[Entry], lengths: Lengths) -> list[list[int]]:
-    """Token ids to play with: those of a log, or sums where there is none."""
-    asked = [entry.conversation for entry in entries[: max(ROLLOUT_SIZES)]]
+    """Token ids to play with: those of a log, and sums where it has too few. What is asked twice is computed once."""
+    asked = [entry.conversation for entry in entries]
     sums = ((Message("user", f"How much is {i} plus {3 * i + 1}?"),) for i in range(max(ROLLOUT_SIZES)))
-    return [lm.encode_prompt(turns)[-lengths.prompt :] for turns in asked or sums]
+    return [lm.encode_prompt(turns)[-lengths.prompt :] for turns in [*asked, *sums][: max(ROLLOUT_SIZES)]]
 
 
 def tune(bench: Bench, profile: Profile) -> Tuning:

@@ -50,14 +50,17 @@ def sample(
     torch.manual_seed(sampling.seed % 2**63)
     order = sorted(range(len(prompts)), key=lambda i: (limits[i], len(prompts[i])))
     found: dict[int, Completion] = {}
+    how: dict[str, Any] = {"do_sample": False}
+    if sampling.temperature:
+        how = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
     for start in range(0, len(order), batch):
         rows = order[start : start + batch]
         width = max(len(prompts[row]) for row in rows)
         ids = torch.tensor([[lm.pad_id] * (width - len(prompts[row])) + list(prompts[row]) for row in rows])
         mask = torch.tensor([[0] * (width - len(prompts[row])) + [1] * len(prompts[row]) for row in rows])
         out = lm.network.generate(
-            input_ids=ids, attention_mask=mask, do_sample=True, temperature=sampling.temperature, top_p=sampling.top_p,
-            top_k=0, max_new_tokens=max(limits[row] for row in rows), pad_token_id=lm.pad_id,
+            input_ids=ids, attention_mask=mask, max_new_tokens=max(limits[row] for row in rows),
+            pad_token_id=lm.pad_id, **how,
         )  # fmt: skip
         for row, tokens in zip(rows, out[:, width:].tolist(), strict=True):
             end = next((at for at, token in enumerate(tokens) if token in lm.eos_ids), len(tokens))

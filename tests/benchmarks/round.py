@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from torch.nn import functional
 
@@ -28,6 +27,7 @@ from training.checks import Choice
 from training.feedback import Entry
 from training.history import History
 from training.lowrank import LowRankLinear
+from training.memory import gauge
 from training.models import LanguageModel, LoraSettings
 from training.pool import Pool
 from training.rounds import RoundConfig
@@ -91,7 +91,7 @@ def measure(way: str, folder: Path) -> dict[str, Any]:
         "sampling_s": sampled.seconds,
         "stepped": stepped.amount,
         "stepping_s": stepped.seconds,
-        "peak_bytes": peak_bytes(),
+        "peak_bytes": gauge("cpu").peak(),
         "of_machine": None if way == "baseline" else machine_s(lm, profile.micro_batch * 128, passed) / stepped.seconds,
         "wins": report.wins,
         "losses": report.losses,
@@ -132,15 +132,6 @@ class Counted:
         self.seconds += time.perf_counter() - started
         self.amount += sum(len(c.tokens) + c.ended for c in found) if isinstance(found, list) else found.tokens
         return found
-
-
-def peak_bytes() -> int:
-    """The most resident memory of this process so far."""
-    memory = psutil.Process().memory_info()
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return int(memory.rss)
 
 
 KINDS = {

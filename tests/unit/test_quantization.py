@@ -16,7 +16,7 @@ from spearctl.errors import CONFIG, explain
 from tests.quantized import INSTALLED, Kind, needs
 from training import lora, quantization
 from training.errors import MissingPackageError, ModelError
-from training.quantization import PackedLinear, pack, weight_of, weights_bytes
+from training.quantization import PackedLinear, pack, weights_bytes
 
 IDS = torch.tensor([[5, 60, 200, 7, 99], [17, 18, 19, 20, 21]])
 NF4 = (
@@ -79,7 +79,7 @@ def test_a_weight_becomes_the_nearest_one_that_its_kind_knows(
     dense = torch.nn.Linear(columns, rows, bias=False, dtype=dtype).requires_grad_(False)
     dense.weight.copy_(torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows)))
     exact = dense.weight.double()
-    found = weight_of(packed_layer(kind, dense)).double()
+    found = packed_layer(kind, dense).weight.double()
     nearest = (exact[:, :, None] - steps(kind, exact)).abs().amin(2)
     rounding = found.abs() * torch.finfo(dtype).eps / 2
     assert found.shape == exact.shape
@@ -89,7 +89,7 @@ def test_a_weight_becomes_the_nearest_one_that_its_kind_knows(
 @needs("int8")
 def test_int8_is_what_torchao_unpacks() -> None:
     dense = torch.nn.Linear(96, 300, dtype=torch.bfloat16)
-    found = weight_of(packed_layer("int8", dense))
+    found = packed_layer("int8", dense).weight
     from torchao.quantization import Int8Tensor, PerRow
 
     theirs = Int8Tensor.from_hp(dense.weight.detach().float(), PerRow()).dequantize(torch.bfloat16)
@@ -100,7 +100,7 @@ def test_a_row_of_zeros_stays_one(kind: Kind) -> None:
     dense = torch.nn.Linear(64, 3, bias=False)
     with torch.no_grad():
         dense.weight[1] = 0
-    found = weight_of(packed_layer(kind, dense))
+    found = packed_layer(kind, dense).weight
     assert torch.equal(found[1], torch.zeros(64))
     assert found.isfinite().all()
 
@@ -110,14 +110,9 @@ def test_a_layer_computes_with_its_unpacked_weight_and_its_bias(kind: Kind) -> N
     layer = packed_layer(kind, dense)
     x = torch.randn(5, 64, dtype=torch.bfloat16)
     assert layer.bias is dense.bias
-    assert torch.equal(layer(x), functional.linear(x, weight_of(layer), dense.bias))
-    assert weight_of(layer).dtype == torch.bfloat16
+    assert torch.equal(layer(x), functional.linear(x, layer.weight, dense.bias))
+    assert layer.weight.dtype == torch.bfloat16
     assert "in_features=64, out_features=40" in repr(layer)
-
-
-def test_the_weight_of_a_plain_layer_is_its_parameter() -> None:
-    plain = torch.nn.Linear(4, 3)
-    assert weight_of(plain) is plain.weight
 
 
 def test_all_linear_layers_but_the_head_are_packed_and_nothing_else(kind: Kind, tiny_folder: Path) -> None:
@@ -140,7 +135,7 @@ def test_a_packed_model_says_what_a_dense_one_with_the_same_weights_says(kind: K
     with torch.inference_mode():
         exact = dense(IDS).logits
         for name, layer in linears(dense).items():
-            layer.weight.copy_(weight_of(linears(causal)[name]))
+            layer.weight.copy_(linears(causal)[name].weight)
         found = causal(IDS).logits
         assert torch.equal(found, dense(IDS).logits)
     error = (found - exact).square().mean() / exact.square().mean()
@@ -154,7 +149,7 @@ def adapted(kind: Kind, tiny_folder: Path) -> tuple[Any, Any]:
     pack(causal, kind)
     with torch.no_grad():
         for name, layer in linears(dense).items():
-            layer.weight.copy_(weight_of(linears(causal)[name]))
+            layer.weight.copy_(linears(causal)[name].weight)
     networks = [lora.attach(model, rank=4, alpha=8, dropout=0.0) for model in (causal, dense)]
     rng = torch.Generator().manual_seed(0)
     adapter = {
@@ -248,15 +243,6 @@ def test_dense_weights_are_freed_one_by_one(kind: Kind, tiny_folder: Path, monke
     assert held == sorted(held, reverse=True)
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks the Linux kernel what is mapped")
-def test_the_file_that_weights_were_read_from_is_let_go(kind: Kind, tiny_folder: Path) -> None:
-    causal = read(tiny_folder)
-    assert str(tiny_folder / "model.safetensors") in Path("/proc/self/maps").read_text()
-    pack(causal, kind)
-    assert str(tiny_folder / "model.safetensors") not in Path("/proc/self/maps").read_text()
-    assert causal.lm_head.weight is causal.get_input_embeddings().weight
-
-
 @pytest.mark.parametrize(
     ("kind", "module", "found"),
     [
@@ -300,13 +286,13 @@ QUIET = """
 import sys, types
 sys.modules["kernels"] = kernels = types.ModuleType("kernels")
 kernels.get_kernel = lambda *args, **kwargs: sys.exit("fetched code")
-from training.quantization import PackedLinear, pack, weight_of
+from training.quantization import PackedLinear, pack
 import torch
 class Model(torch.nn.Sequential):
     get_output_embeddings = lambda self: None
 model = Model(torch.nn.Linear(64, 8))
 pack(model, sys.argv[1])
-assert type(model[0]) is not torch.nn.Linear and weight_of(model[0]).shape == (8, 64)
+assert type(model[0]) is not torch.nn.Linear and model[0].weight.shape == (8, 64)
 assert sys.modules["kernels"] is kernels
 """
 

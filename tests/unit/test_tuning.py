@@ -177,8 +177,10 @@ class Still:
         pass
 
 
-def test_a_log_is_what_is_played_with_and_without_one_there_are_sums(tiny_chat: LanguageModel) -> None:
+def test_a_log_is_what_is_played_with_and_then_sums_none_of_them_twice(tiny_chat: LanguageModel) -> None:
     own = tuning.bench_prompts(tiny_chat, [entry(prompt="Why? " * 100)], LENGTHS)
-    assert [len(prompt) for prompt in own] == [LENGTHS.prompt]
     sums = tuning.bench_prompts(tiny_chat, [], LENGTHS)
+    assert len(own[0]) == LENGTHS.prompt
+    assert own[1:] == sums[:-1]
     assert len(sums) == len({tuple(prompt) for prompt in sums}) == max(tuning.ROLLOUT_SIZES)
+    assert len(tuning.bench_prompts(tiny_chat, [entry()] * 1000, LENGTHS)) == max(tuning.ROLLOUT_SIZES)
