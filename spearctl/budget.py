@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spearctl import allocator
 from spearctl.errors import UsageError
 from spearctl.run import Run
 from spearctl.text import count
@@ -112,8 +113,9 @@ class Taken:
 class Watch:
     """Keeps a run within its budget, and knows what it took.
 
-    The peak is the system's own figure for the process, loading the model included. It is measured anew only after a
-    round that was over the budget, so that the next one can be judged.
+    With a budget the allocator keeps less in reserve, for as long as the process lives. The peak is the system's own
+    figure for the process, loading the model included. It is measured anew only after a round that was over the
+    budget, so that the next one can be judged.
 
     Args:
         run: Is told what is chosen.
@@ -125,6 +127,9 @@ class Watch:
         self._gauge: Gauge | None = None
         self._most = 0
         self.budget = budget
+        if budget is not None:
+            allocator.return_large_blocks()
+            allocator.keep_few_kernels()
         self.rounds: list[Peak] = []
 
     def fit(self, lm: LanguageModel, profile: Profile, entries: Sequence[Entry], *, learns: bool = True) -> Profile:
@@ -144,7 +149,7 @@ class Watch:
         self._gauge = memory.gauge(profile.device)
         if self.budget is None:
             return profile
-        demand = memory.demand(lm, memory.settle(lm, self._gauge))
+        demand = memory.demand(lm, memory.settle(lm, self._gauge), frugal=True)
         lengths = memory.longest(lm, profile, entries)
         fitted = memory.fit(profile, demand, lengths, self.budget, loaded=self._gauge.peak(), learns=learns)
         memory.recompute(lm, fitted.checkpointing)

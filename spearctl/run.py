@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -84,6 +84,13 @@ class Run:
         """Tells the person what happens; silent with `-q`."""
         if not self.options.quiet:
             self.stderr.print(text)
+
+    def say_at_once(self, text: str) -> None:
+        """The same from a signal handler, which may have come in the middle of a buffered write."""
+        if not self.options.quiet:
+            clear = "\r\x1b[2K" if self.stderr.is_terminal else ""  # a progress bar may stand there
+            with suppress(OSError, ValueError):  # nobody listens any more
+                os.write(sys.stderr.fileno(), f"{clear}{text}\n".encode())
 
     def detail(self, text: str) -> None:
         """Tells what only `-v` wants to know."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import os
 import shutil
@@ -16,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from spearctl import sharing, swarm
+from spearctl import allocator, sharing, swarm
 from spearctl.config import Config
 from spearctl.errors import HOME, IDENTITY
 from spearctl.output import Result, emit
@@ -32,8 +31,6 @@ START_S = 60.0
 POLL_S = 0.1
 STOP_S = 20.0
 STOP_POLL_S = 0.02
-_M_MMAP_THRESHOLD = -3  # glibc's malloc.h
-_LARGE_BYTES = 1 << 20
 MOST_LOG_BYTES = 1 << 20
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
@@ -75,7 +72,7 @@ def serve(run: Run, config: Config, reached: Settings, ready: Callable[[Node], N
     logging.basicConfig(level=logging.DEBUG if options.debug else level, format=LOG_FORMAT, handlers=[said])
     who = swarm.identity(run)
     sharing.catch_up(run, config)
-    _return_large_blocks()
+    allocator.return_large_blocks()  # it works on large vectors for an instant and is idle for hours
     asyncio.run(_serve(run, reached, who, ready))
 
 
@@ -112,15 +109,6 @@ def trim(path: Path) -> None:
             log.seek(-MOST_LOG_BYTES, os.SEEK_END)
             shutil.copyfileobj(log, kept)
         os.truncate(path, 0)
-
-
-def _return_large_blocks() -> None:
-    """Has glibc give blocks of a megabyte and more back when they are freed; it would rather keep some tens of them.
-
-    A node works on vectors of that size for an instant and is idle for hours. Other C libraries do not know the call.
-    """
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 async def _serve(run: Run, reached: Settings, who: Identity, ready: Callable[[Node], None]) -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from spearctl.text import count
 
 if TYPE_CHECKING:
+    from training.log import Log
+    from training.pool import Pool
     from training.rounds import RoundReport
 
 
@@ -23,6 +25,7 @@ class Supply:
         already_trained: Attempts that were.
         contradictory: Attempts left out because people disagree on them.
         problems: Bad lines.
+        held_out: Entries that are kept from learning, to judge updates by.
     """
 
     entries: int
@@ -31,6 +34,15 @@ class Supply:
     already_trained: int
     contradictory: int
     problems: int
+    held_out: int = 0
+
+    @classmethod
+    def of(cls, log: Log, pool: Pool, *, held_out: int = 0) -> Supply:
+        """What a log offers by a pool made of it."""
+        return cls(
+            len(log.entries), pool.playable, pool.waiting, pool.already_trained, pool.contradictory,
+            len(log.problems), held_out,
+        )  # fmt: skip
 
     @property
     def is_empty(self) -> bool:
@@ -46,6 +58,7 @@ class Supply:
             ("judged", f"{count(self.waiting, 'attempt')} by people, not trained on yet"),
             ("trained", trained),
             ("left out", left_out),
+            ("held out", f"{count(self.held_out, 'entry', 'entries')}, to judge updates by" if self.held_out else ""),
             ("bad lines", f"{self.problems:,}" if self.problems else ""),
         ]
 
@@ -64,6 +77,7 @@ def advice(supply: Supply, rounds: Sequence[RoundReport], dry_run: bool) -> list
     cut = sum(report.prompts_cut for report in rounds), sum(report.completions_cut for report in rounds)
     if any(cut):
         lines.append(f"too long for the profile's sequence: {cut[0]} prompts cut in front, {cut[1]} answers at the end")
+    lines += [f"round {report.round} was discarded: {report.discarded}" for report in rounds if report.discarded]
     skipped = sum(report.skipped_steps for report in rounds)
     if skipped:
         lines.append(f"{count(skipped, 'step')} skipped because the gradient was not finite; use a float32 profile")

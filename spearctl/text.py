@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from datetime import UTC, datetime
 from pathlib import Path
 
+SPANS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+MOST_S = 365 * 86_400
 STEPS = ((60.0, "second", "s", 1.0), (3600.0, "minute", "min", 60.0), (86_400.0, "hour", "h", 3600.0))
 DAY_S = 86_400.0
 UNITS = ("B", "KB", "MB", "GB", "TB")
@@ -35,6 +38,13 @@ def duration(seconds: float, *, short: bool = False) -> str:
     )
     number = int(seconds / step)
     return f"{number} {mark}" if short else count(number, unit)
+
+
+def seconds(text: str) -> int | None:
+    """Reads a time span such as 90s, 5m, 24h or 7d, a year at most; None if it is none."""
+    match = re.fullmatch(r"(\d{1,8})([smhd])", text.strip())
+    found = int(match[1]) * SPANS_S[match[2]] if match else 0
+    return found if 0 < found <= MOST_S else None
 
 
 def size(n_bytes: float) -> str:

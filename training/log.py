@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from training.errors import FeedbackError
 from training.feedback import Entry, merge
@@ -73,24 +74,41 @@ def read_log(path: str | os.PathLike[str], *, max_line_bytes: int = MAX_LINE_BYT
         FeedbackError: The file is missing, is not a regular file or cannot be read. Never because of what it holds.
     """
     path = Path(path)
+    try:
+        with open(open_regular(path, os.O_RDONLY), "rb") as file:
+            return read_open_log(file, path, max_line_bytes=max_line_bytes)
+    except OSError as error:
+        raise failure(path, error) from error
+
+
+def read_open_log(file: BinaryIO, path: Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> Log:
+    """The same for a file that is open already, whatever name it has by now.
+
+    Args:
+        file: The log, open for reading.
+        path: What it is called in messages.
+        max_line_bytes: As for `read_log`.
+
+    Raises:
+        FeedbackError: It cannot be read.
+    """
     told: dict[str, list[Entry]] = {}
     first: dict[str, int] = {}
     problems: list[Problem] = []
     lines, unfinished = 0, False
     try:
-        with open(open_regular(path, os.O_RDONLY), "rb") as file:
-            for line in read_lines(file, max_line_bytes=max_line_bytes):
-                if not line.finished:
-                    unfinished = True
-                    break
-                lines = line.number
-                try:
-                    if text := line_text(line, max_line_bytes=max_line_bytes):
-                        entry = parse_entry(text)
-                        _require_same_prompt(entry, told.get(entry.id), first.setdefault(entry.id, line.number))
-                        told.setdefault(entry.id, []).append(entry)
-                except FeedbackError as error:
-                    problems.append(Problem(line.number, reason(error)))
+        for line in read_lines(file, max_line_bytes=max_line_bytes):
+            if not line.finished:
+                unfinished = True
+                break
+            lines = line.number
+            try:
+                if text := line_text(line, max_line_bytes=max_line_bytes):
+                    entry = parse_entry(text)
+                    _require_same_prompt(entry, told.get(entry.id), first.setdefault(entry.id, line.number))
+                    told.setdefault(entry.id, []).append(entry)
+            except FeedbackError as error:
+                problems.append(Problem(line.number, reason(error)))
     except OSError as error:
         raise failure(path, error) from error
     entries = tuple(merge(*group) for group in told.values())

@@ -14,10 +14,11 @@ from training.told import Told, told_attempts
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """What one round uses: ``plays`` are played, ``told`` holds judged attempts."""
+    """What one round uses: ``plays`` are played, ``told`` holds judged attempts, ``replays`` right ones of before."""
 
     plays: tuple[Entry, ...]
     told: tuple[Told, ...]
+    replays: tuple[Told, ...] = ()
 
 
 class Pool:
@@ -27,13 +28,19 @@ class Pool:
         entries: Of the log.
         trained: Keys of attempts already trained on.
         played: How often each prompt was played, by prompt key.
+        replay: Attempts judged right that were trained on before are used again, up to this share of a round's size:
+            what is never repeated is forgotten. Prompts with a check are played again anyway.
     """
 
-    def __init__(self, entries: Sequence[Entry], *, trained: Set[str], played: Mapping[str, int]) -> None:
+    def __init__(
+        self, entries: Sequence[Entry], *, trained: Set[str], played: Mapping[str, int], replay: float = 0.0
+    ) -> None:
+        self._replay = replay
         self._playable = [(entry, entry.prompt_key) for entry in entries if entry.check is not None]
         contradictory = contradictions(entries)
         attempts = [told for entry in entries for told in told_attempts(entry, contradictory)]
         self._waiting = {told.key: told for told in attempts if told.key not in trained}
+        self._learned = [told for told in attempts if told.key in trained and told.attempt.verdict == "right"]
         self._played = Counter(dict(played))
         self.contradictory = sum(
             (entry.prompt_key, attempt.completion) in contradictory
@@ -53,6 +60,11 @@ class Pool:
     def waiting(self) -> int:
         """Judged attempts not yet trained on."""
         return len(self._waiting)
+
+    @property
+    def unseen(self) -> int:
+        """What is new: judged attempts not yet trained on, and prompts with a check that were never played."""
+        return self.waiting + len({key for _, key in self._playable if not self._played[key]})
 
     def answer_rates(self) -> dict[str, dict[str, float]]:
         """By kind of check, the share of its questions that each answer, in lower case, is right for."""
@@ -77,7 +89,9 @@ class Pool:
         told = tuple(waiting[i] for i in rng.permutation(len(waiting))[:room])
         shuffled = [self._playable[i] for i in rng.permutation(len(self._playable))]
         fewest_first = sorted(shuffled, key=lambda row: self._played[row[1]])
-        return Draw(tuple(entry for entry, _ in fewest_first[: size - len(told)]), told)
+        plays = tuple(entry for entry, _ in fewest_first[: size - len(told)])
+        again = rng.permutation(len(self._learned))[: int(self._replay * size)]
+        return Draw(plays, told, tuple(self._learned[i] for i in again))
 
     def use(self, draw: Draw) -> None:
         """Takes out what a round has learned from."""

@@ -12,6 +12,7 @@ import numpy as np
 from training import lora
 from training.faults import reach
 from training.history import History, NewVersion
+from training.holdout import HoldOut, Judgement
 from training.memory import trim
 from training.models import LanguageModel
 from training.pool import Draw, Pool
@@ -45,12 +46,13 @@ class RoundConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundReport:
-    """What a round did. Shares are None where there was too little to say."""
+    """What a round did. Shares are None where there was too little to say, and held-out figures without a slice."""
 
     round: int
     adapter: str
     played: int
     told: int
+    replayed: int
     right_first: int
     reformatted: int
     revised: int
@@ -69,6 +71,9 @@ class RoundReport:
     skipped_steps: int
     loss_win: float | None
     loss_lose: float | None
+    held_out: int
+    drop: float | None
+    discarded: str | None
     play_seconds: float
     update_seconds: float
     seconds: float
@@ -95,6 +100,7 @@ def run_round(
     pool: Pool,
     config: RoundConfig,
     *,
+    hold_out: HoldOut | None = None,
     notify: Notify = lambda phase, done, total: None,
 ) -> RoundReport:
     """Runs one round from the current adapter version and keeps the new one.
@@ -108,6 +114,8 @@ def run_round(
         history: Where the round is recorded.
         pool: What there is to learn from; what the round used is taken out.
         config: Sizes and seed.
+        hold_out: Judges the update before it becomes a version. One that loses is discarded, and what people said in
+            it is used up: history tells the reason.
         notify: Called at safe points; may raise.
 
     Returns:
@@ -124,33 +132,54 @@ def run_round(
         reach("round.after-play")
         trim()
         played_at = time.monotonic()
-        settings = replace(config.update, seed=_seed(config.seed, number, 2))
-        learned = update(lm, traces, settings, rates=pool.answer_rates(), notify=notify)
+        learned, judgement = _learn(lm, traces, pool, config, number, hold_out, notify)
         reach("round.after-update")
-        parent = history.current
-        version = store.write(lora.get_adapter(lm.network), parent=parent, wins=learned.wins) if learned.steps else None
-        report = _report(number, f"local:{version.number}" if version else parent, draw, tally, learned, pool)
-        ended = time.monotonic()
-        report = replace(
-            report, play_seconds=played_at - started, update_seconds=ended - played_at, seconds=ended - started
-        )
-        _record(history, report, version, draw)
+        version, parent = None, history.current
+        if judgement.reason is not None:
+            lora.set_adapter(lm.network, before)
+        elif learned.steps:
+            # Others weigh a version by what it won; what was won before is no news.
+            news = max(1, learned.wins - len(draw.replays))
+            version = store.write(lora.get_adapter(lm.network), parent=parent, wins=news)
+        # Where no step was taken nothing was learned from what people said: it stays for a round that has wins.
+        used = draw if learned.steps else replace(draw, told=())
+        times = _Times(started, played_at, time.monotonic())
+        adapter = f"local:{version.number}" if version else parent
+        report = _report(number, adapter, draw, tally, learned, judgement, pool, times)
+        _record(history, report, version, used)
     except BaseException:
         lora.set_adapter(lm.network, before)
         raise
-    # Without a version nothing was learned from what people said: it stays for a round that has wins.
-    pool.use(draw if version else replace(draw, told=()))
+    pool.use(used)
     return report
 
 
-def _record(history: History, report: RoundReport, version: NewVersion | None, draw: Draw) -> None:
+def _learn(
+    lm: LanguageModel,
+    traces: list[Trace],
+    pool: Pool,
+    config: RoundConfig,
+    number: int,
+    hold_out: HoldOut | None,
+    notify: Notify,
+) -> tuple[UpdateReport, Judgement]:
+    """Updates the model's adapter, and says whether that may be kept."""
+    before = hold_out.scores(lm, notify=notify) if hold_out is not None else None
+    settings = replace(config.update, seed=_seed(config.seed, number, 2))
+    learned = update(lm, traces, settings, rates=pool.answer_rates(), notify=notify)
+    if hold_out is None or before is None or not learned.steps:
+        return learned, Judgement(0, 0.0, 1.0, None)
+    return learned, hold_out.judge(before, hold_out.scores(lm, notify=notify))
+
+
+def _record(history: History, report: RoundReport, version: NewVersion | None, used: Draw) -> None:
     history.commit(
         number=report.round,
         seconds=report.seconds,
         report=report.as_dict(),
         version=version,
-        trained=[told.key for told in draw.told] if version else (),
-        played=[entry.prompt_key for entry in draw.plays],
+        trained=[told.key for told in used.told],
+        played=[entry.prompt_key for entry in used.plays],
     )
 
 
@@ -158,7 +187,7 @@ def _gather(
     lm: LanguageModel, draw: Draw, config: RoundConfig, number: int, tally: Tally, notify: Notify
 ) -> list[Trace]:
     sampling = replace(config.play.sampling, seed=_seed(config.seed, number, 1))
-    traces = told_traces(lm, draw.told, tally)
+    traces = told_traces(lm, (*draw.told, *draw.replays), tally)
     traces += play(lm, draw.plays, replace(config.play, sampling=sampling), tally, notify=notify)
     return _capped(traces, config.max_lose_ratio, _seed(config.seed, number, 3))
 
@@ -173,13 +202,32 @@ def _capped(traces: list[Trace], ratio: float, seed: int) -> list[Trace]:
     return [trace for i, trace in enumerate(traces) if trace.win or i in kept]
 
 
-def _report(number: int, adapter: str, draw: Draw, tally: Tally, learned: UpdateReport, pool: Pool) -> RoundReport:
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """When a round started, had played, and had learned, in seconds of one clock."""
+
+    started: float
+    played: float
+    ended: float
+
+
+def _report(
+    number: int,
+    adapter: str,
+    draw: Draw,
+    tally: Tally,
+    learned: UpdateReport,
+    judgement: Judgement,
+    pool: Pool,
+    times: _Times,
+) -> RoundReport:
     common = tally.common_answer
     return RoundReport(
         round=number,
         adapter=adapter,
         played=tally.played,
         told=len(draw.told),
+        replayed=len(draw.replays),
         right_first=tally.right_first,
         reformatted=tally.reformatted,
         revised=tally.revised,
@@ -198,9 +246,12 @@ def _report(number: int, adapter: str, draw: Draw, tally: Tally, learned: Update
         skipped_steps=learned.skipped_steps,
         loss_win=_finite(learned.loss_win),
         loss_lose=_finite(learned.loss_lose),
-        play_seconds=0.0,
-        update_seconds=0.0,
-        seconds=0.0,
+        held_out=judgement.entries,
+        drop=judgement.drop if judgement.entries else None,
+        discarded=judgement.reason,
+        play_seconds=times.played - times.started,
+        update_seconds=times.ended - times.played,
+        seconds=times.ended - times.started,
         health=tuple(tally.health(pool.answer_rates())),
     )
 

@@ -18,10 +18,10 @@ from spearctl import sharing, signals
 from spearctl.command import command, group
 from spearctl.commands.eval import constant, figures, spread
 from spearctl.commands.init import chosen_profile
-from spearctl.commands.train import round_figures, train_round
 from spearctl.learner import Learner, Phases, learner
 from spearctl.output import Page, Result
 from spearctl.rehearsal import Device, agree, devices, learn_from
+from spearctl.rounds import round_figures, train_round
 from spearctl.run import Run
 from spearctl.text import binary_size, clip, count
 from training.errors import Interrupted
@@ -151,7 +151,7 @@ def _demo(run: Run, made: list[Device], rounds: int, seed: int) -> DemoResult:
     started = time.monotonic()
 
     def heard() -> None:
-        run.say("stopping")
+        run.say_at_once("stopping")
 
     def asked(ready: Learner, label: str) -> Evaluation:
         phases.begin(label)

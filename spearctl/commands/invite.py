@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from spearctl.config import Config
 from spearctl.errors import UsageError
 from spearctl.output import Page, Result
 from spearctl.run import Run
-from spearctl.text import tilde
+from spearctl.text import seconds, tilde
 
 if TYPE_CHECKING:
     from p2p.identity import Identity
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 commands = group()
 
 RECOVERY_FILE = "recovery.pem"
-UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-MOST_DAYS = 365
 MOST_NAME_CHARS = 64
 
 
@@ -129,11 +126,9 @@ def lifetime(text: str) -> int:
     Raises:
         UsageError: It is none of these.
     """
-    match = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
-    seconds = int(match[1]) * UNITS_S[match[2]] if match else 0
-    if not 0 < seconds <= MOST_DAYS * UNITS_S["d"]:
+    if (found := seconds(text)) is None:
         raise UsageError(f"{text!r} is no time", "write it as 30m, 24h or 7d, a year at most")
-    return seconds
+    return found
 
 
 def found(run: Run, config: Config, who: Identity, name: str) -> tuple[str, Path]:

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Column
 
-from spearctl import sharing, signals, swarm
+from spearctl import following, sharing, signals, swarm
 from spearctl.budget import BudgetOption, Taken, Watch, parse
 from spearctl.command import command, group
 from spearctl.config import Config
 from spearctl.errors import UsageError
-from spearctl.learner import Fit, Learner, Phases, learner
+from spearctl.following import BatchOption, EveryOption, FollowOption, HeldOutOption, MaxDropOption, ReplayOption
+from spearctl.learner import Phases
 from spearctl.output import Page, Result
+from spearctl.rounds import Rounds, render_rounds
 from spearctl.run import Run
 from spearctl.supply import Supply, advice
 from spearctl.text import count, tilde
 from training.errors import Interrupted
 
 if TYPE_CHECKING:
-    from training.history import History
     from training.log import Log
     from training.pool import Pool
-    from training.rounds import RoundConfig, RoundReport
-    from training.store import AdapterStore
+    from training.rounds import RoundReport
 
 commands = group()
 
@@ -135,7 +134,10 @@ def train(
     feedback: Annotated[
         Path | None, typer.Option(metavar="LOG", help="Feedback log, instead of the home's own.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, max=10_000, metavar="N", help="Rounds to run.")] = DEFAULT_ROUNDS,
+    rounds: Annotated[
+        int | None,
+        typer.Option(min=1, max=10_000, metavar="N", help=f"Rounds to run: {DEFAULT_ROUNDS}; with --follow, no end."),
+    ] = None,
     profile: Annotated[
         str | None, typer.Option(metavar="PROFILE", help="Hardware profile, instead of the home's.")
     ] = None,
@@ -149,42 +151,129 @@ def train(
     ] = False,
     memory_budget: BudgetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be learned from.")] = False,
+    follow: FollowOption = False,
+    batch: BatchOption = None,
+    every: EveryOption = None,
+    held_out: HeldOutOption = None,
+    max_drop: MaxDropOption = None,
+    replay: ReplayOption = None,
 ) -> Result:
     """Learns from the feedback log.
 
     Each round plays prompts that have a check, takes in what people said of other answers, and keeps a new adapter
     version. Ctrl-C drops the round in progress and keeps those before it; a second Ctrl-C does not wait.
-    """
-    from training.history import History
-    from training.log import read_log
-    from training.pool import Pool
 
-    if no_share and share_kept:
-        raise UsageError("--no-share and --share-kept exclude each other", "leave one of them out")
+    With --follow it waits for more and learns again, each time from what the swarm knows by then.
+    """
+    given = {"batch": batch, "every": every, "held_out": held_out, "max_drop": max_drop, "replay": replay}
+    settings = following.settings(given) if follow else None
+    _check_flags(given, follow=follow, again=again, dry_run=dry_run, no_share=no_share, share_kept=share_kept)
     watch = Watch(run, parse(memory_budget))
     config = run.config(profile=profile, seed=seed)
     if (no_share or share_kept) and not swarm.places(run).is_member:
         raise swarm.no_swarm(run)
     if share_kept:
         return _share_kept(run)
-    log = read_log(feedback or run.home.feedback_path)
+    path = feedback or run.home.feedback_path
+    if settings is not None:
+        return _follow(run, config, path, settings, rounds, watch, keep=no_share)
+    return _once(run, config, path, rounds or DEFAULT_ROUNDS, watch, keep=no_share, again=again, dry_run=dry_run)
+
+
+def _check_flags(
+    given: Mapping[str, Any], *, follow: bool, again: bool, dry_run: bool, no_share: bool, share_kept: bool
+) -> None:
+    if no_share and share_kept:
+        raise UsageError("--no-share and --share-kept exclude each other", "leave one of them out")
+    if follow:
+        for flag, is_set in (("--again", again), ("--dry-run", dry_run), ("--share-kept", share_kept)):
+            if is_set:
+                raise UsageError(f"--follow and {flag} exclude each other", "leave one of them out")
+    for name, value in given.items():
+        if value is not None and not follow:
+            raise UsageError(f"--{name.replace('_', '-')} says how to follow a log", "add --follow")
+
+
+def _once(
+    run: Run, config: Config, path: Path, most: int, watch: Watch, *, keep: bool, again: bool, dry_run: bool
+) -> TrainResult:
+    """Learns from a log as it is now."""
+    from training.history import History
+    from training.log import read_log
+    from training.pool import Pool
+
+    log = read_log(path)
     _tell_problems(run, log)
     with run.home.training_lock("train"):
         with History(run.home.history_path) as history:
             trained = frozenset[str]() if again else history.trained()
             pool = Pool(log.entries, trained=trained, played=history.plays())
             adapter = history.current
-        supply = Supply(
-            len(log.entries), pool.playable, pool.waiting, pool.already_trained, pool.contradictory, len(log.problems)
-        )
+        supply = Supply.of(log, pool)
         if dry_run or supply.is_empty:
             next_lines = (run.spell("train"),) if dry_run and not supply.is_empty else ()
             return TrainResult(log, supply, (), adapter, dry_run, None, next_lines, watch.taken())
-        fit = functools.partial(watch.fit, entries=log.entries)
-        reports, stopped, adapter, handed = _train(run, config, pool, rounds, not no_share, watch, fit)
+        rounds = Rounds(run, config, watch, keep=keep)
+        stopped = _run(run, rounds, log, pool, most)
+    return _result(run, log, supply, rounds, stopped, watch, keep=keep)
+
+
+def _run(run: Run, rounds: Rounds, log: Log, pool: Pool, most: int) -> signals.Signalled | None:
+    """Runs the rounds; the signal that ended them early."""
+
+    def heard() -> None:
+        run.say_at_once("stopping at the next safe point (again to stop at once)")
+
+    dropped = ""
+    with rounds.learner(log.entries) as ready, signals.deferred(heard) as stop, Phases(run) as phases:
+        ready.store.tidy()
+        try:
+            for index in range(most):
+                if stop or not (pool.playable or pool.waiting):
+                    break
+                ready = rounds.run(ready, pool, index, most, stop, phases)
+            ready.store.tidy()
+        except Interrupted:
+            dropped = f"round {ready.history.next_round()} dropped; "
+        if stop.number is None:
+            return None
+        run.say(f"{dropped}{count(len(rounds.reports), 'round')} kept")
+        return signals.Signalled(stop.number)
+
+
+def _follow(
+    run: Run, config: Config, path: Path, settings: following.Follow, most: int | None, watch: Watch, *, keep: bool
+) -> TrainResult:
+    """Learns from a log while it grows."""
+    from training.log import Log
+
+    rounds = Rounds(run, config, watch, keep=keep)
+    with closing(following.Feed(path)) as feed:
+        follower = following.Follower(run, feed, settings, rounds, most)
+        stopped = follower.follow()
+        run.say(f"{count(len(rounds.reports), 'round')} kept")
+        log, supply = feed.log or Log(path, (), (), 0, False), follower.supply()
+    return _result(run, log, supply, rounds, stopped, watch, keep=keep)
+
+
+def _result(
+    run: Run,
+    log: Log,
+    supply: Supply,
+    rounds: Rounds,
+    stopped: signals.Signalled | None,
+    watch: Watch,
+    *,
+    keep: bool,
+) -> TrainResult:
+    from training.history import History
+
+    reports = tuple(rounds.reports)
     next_lines = (f"{run.spell('eval')} --data LOG",) if any(report.steps for report in reports) else ()
-    share = None if handed is None else _share(run, handed, kept=no_share)
-    return TrainResult(log, supply, tuple(reports), adapter, False, stopped, next_lines, watch.taken(), share)
+    share = None if rounds.handed is None else _share(run, rounds.handed, kept=keep)
+    with History(run.home.history_path) as history:
+        adapter = history.current
+    return TrainResult(log, supply, reports, adapter, False, stopped, next_lines, watch.taken(), share)
 
 
 def _share_kept(run: Run) -> ShareResult:
@@ -198,143 +287,6 @@ def _share_kept(run: Run) -> ShareResult:
 def _share(run: Run, wins: int, *, kept: bool) -> Share:
     running = swarm.is_running(run)
     return Share(wins, kept, running, sharing.say_where(run, wins, kept=kept, running=running) if wins else "")
-
-
-def _train(
-    run: Run, config: Config, pool: Pool, rounds: int, share: bool, watch: Watch, fit: Fit
-) -> tuple[list[RoundReport], signals.Signalled | None, str, int | None]:
-    """Runs the rounds.
-
-    Returns:
-        Their reports; the signal that ended them early; the adapter in use; wins handed over, for who takes part in a
-        swarm.
-    """
-    reports: list[RoundReport] = []
-    stopped, dropped = None, ""
-    handed = 0 if sharing.takes_part(run, config) else None
-    if handed is None and swarm.places(run).is_member:
-        run.say(sharing.UNFIT)
-
-    def heard() -> None:
-        run.say("stopping at the next safe point (again to stop at once)")
-
-    def hand_over(store: AdapterStore, history: History) -> None:
-        nonlocal handed
-        if handed is not None:
-            handed += sharing.hand_over(run, store, history, keep=not share)
-            sharing.wake(run)
-
-    with (
-        learner(run, config, hand_over=hand_over, fit=fit) as ready,
-        signals.deferred(heard) as stop,
-        Phases(run) as phases,
-    ):
-        ready.store.tidy()
-        try:
-            for index in range(rounds):
-                if stop or not (pool.playable or pool.waiting):
-                    break
-                reports.append(train_round(ready, config, pool, index, rounds, stop, phases))
-                hand_over(ready.store, ready.history)
-                run.say(round_line(reports[-1]))
-                ready = replace(ready, profile=watch.look(ready.lm, ready.profile))
-            ready.store.tidy()
-        except Interrupted:
-            dropped = f"round {ready.history.next_round()} dropped; "
-        if stop.number is not None:
-            stopped = signals.Signalled(stop.number)
-            run.say(f"{dropped}{count(len(reports), 'round')} kept")
-        adapter = ready.history.current
-    return reports, stopped, adapter, handed
-
-
-def train_round(
-    ready: Learner, config: Config, pool: Pool, index: int, rounds: int, stop: signals.Stop, phases: Phases
-) -> RoundReport:
-    """Runs round ``index`` (from 0) of ``rounds``, over which the learning rate falls.
-
-    Args:
-        ready: The model and where its versions go.
-        config: The home's settings.
-        pool: What there is to learn from.
-        index: Which round.
-        rounds: Of how many.
-        stop: Whether somebody asked to stop.
-        phases: Shows how far the round is.
-
-    Raises:
-        Interrupted: ``stop`` was set; nothing of the round is kept.
-    """
-    from training.rounds import annealed, run_round
-
-    def notify(phase: str, done: int, total: int) -> None:
-        phases.show(phase, done, total)
-        if stop:
-            raise Interrupted("stopped at a safe point")
-
-    settings = round_config(ready, config)
-    rate = annealed(settings.update.learning_rate, index, rounds)
-    current = replace(settings, update=replace(settings.update, learning_rate=rate))
-    phases.begin(f"round {index + 1} of {rounds}")
-    report = run_round(ready.lm, ready.store, ready.history, pool, current, notify=notify)
-    phases.end()
-    return report
-
-
-def round_config(ready: Learner, config: Config) -> RoundConfig:
-    """What the profile, the model's calibration and the home's seed make of a round."""
-    from training.catalogue import learning_rate
-    from training.rounds import RoundConfig
-    from training.selfplay import PlayConfig
-    from training.update import UpdateConfig
-
-    profile = ready.profile
-    return RoundConfig(
-        rollouts=profile.rollouts,
-        play=PlayConfig(rollout_batch=profile.rollout_batch, most_new_tokens=profile.new_tokens),
-        update=UpdateConfig(
-            steps=profile.steps,
-            batch=profile.batch,
-            micro_batch=profile.micro_batch,
-            learning_rate=learning_rate(config.model),
-        ),
-        seed=config.seed,
-    )
-
-
-def round_line(report: RoundReport) -> str:
-    """One line about a round, for people who watch."""
-    return f"round {report.round}: {round_figures(report)}"
-
-
-def round_figures(report: RoundReport) -> str:
-    """What a round brought, in words."""
-    parts = []
-    if report.played:
-        parts.append(f"{report.played} played, {report.right_first} right at once, {report.revised} revised")
-    if report.told:
-        parts.append(f"{report.told} judged by people")
-    parts.append(f"{count(report.wins, 'win')}, {count(report.losses, 'loss', 'losses')}")
-    if report.loss_win is not None:
-        parts.append(f"loss {report.loss_win:.3f}")
-    return f"{'; '.join(parts)}; {report.seconds:.0f} s"
-
-
-def render_rounds(console: Page, rounds: Sequence[RoundReport]) -> None:
-    """Prints a table with a row a round."""
-    names = ("PLAYED", "TOLD", "RIGHT", "REWRITTEN", "REVISED", "WINS", "LOSSES", "LOSS", "TIME")
-    rows = [
-        [
-            str(report.round),
-            *map(str, (report.played, report.told, report.right_first, report.reformatted, report.revised)),
-            *map(str, (report.wins, report.losses)),
-            "" if report.loss_win is None else f"{report.loss_win:.3f}",
-            f"{report.seconds:.0f} s",
-            report.adapter if report.steps else "no change",
-        ]
-        for report in rounds
-    ]
-    console.rows([Column(name, justify="right") for name in ("ROUND", *names)] + [Column("ADAPTER")], rows)
 
 
 def _tell_problems(run: Run, log: Log) -> None:

@@ -107,7 +107,9 @@ def training(
     errors, errors_end = _CONTEXT.Pipe(duplex=False)
     command = ("train", "--home", str(home.root), *arguments)
     streams = (folder / "out", errors_end)
-    _CONTEXT.set_forkserver_preload(["torch", "peft", "spearctl.app", "spearctl.learner", "training.rounds"])
+    _CONTEXT.set_forkserver_preload(
+        ["training", "torch", "peft", "spearctl.app", "spearctl.learner", "training.rounds"]
+    )
     stop = (point, times, theirs)
     process = _CONTEXT.Process(target=_train, args=(command, clean_environment(folder), streams, stop, ignored))
     process.start()

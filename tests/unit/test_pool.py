@@ -99,3 +99,26 @@ def test_how_often_each_answer_is_right_is_known_by_kind() -> None:
         "yes_no": {"yes": 0.75, "no": 0.25},
         "exact": {"paris": 0.5, "rome": 0.25, "oslo": 0.25},
     }
+
+
+def test_earlier_right_answers_come_again_beside_what_is_new_and_are_not_used_up() -> None:
+    right = judged(6)
+    wrong = [entry(id=f"w{at}", prompt=f"Why {at}?", attempts=(Attempt("so", "wrong"),)) for at in range(6)]
+    trained = frozenset(attempt_key(one.id, one.attempts[0]) for one in [*right[:4], *wrong])
+    again = Pool([*right, *wrong], trained=trained, played={}, replay=0.5)
+    drawn = again.draw(8, seed=1)
+    assert {item.entry.id for item in drawn.told} == {"t4", "t5"}
+    assert {item.entry.id for item in drawn.replays} == {"t0", "t1", "t2", "t3"}
+    assert len(again.draw(4, seed=1).replays) == 2
+    assert pool(*right, *wrong, trained=trained).draw(8, seed=1).replays == ()
+    again.use(drawn)
+    assert again.unseen == again.waiting == 0
+    assert len(again.draw(8, seed=1).replays) == 4
+
+
+def test_a_prompt_is_new_until_it_was_played_and_a_verdict_until_it_was_used() -> None:
+    prompts = playable(4)
+    fresh = pool(*prompts, prompts[0], *judged(3), played={prompts[3].prompt_key: 2})
+    assert fresh.unseen == 3 + 3
+    fresh.use(fresh.draw(6, seed=0))
+    assert fresh.unseen == 0

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.learner import entry, on_head
@@ -17,6 +18,7 @@ from training.checks import Exact, YesNo
 from training.errors import Interrupted, StoreError
 from training.feedback import Attempt, Entry
 from training.history import History
+from training.holdout import HoldOut, Judgement
 from training.models import LanguageModel
 from training.pool import Pool
 from training.rollout import Completion, Notify
@@ -288,3 +290,52 @@ def test_a_run_ends_with_small_steps() -> None:
     assert rates[-1] == pytest.approx(0.1)
     assert [annealed(1.0, index, 3) for index in range(3)] == pytest.approx([1.0, 1.0, 0.1])
     assert annealed(3e-4, 0, 1) == 3e-4
+
+
+class Strict:
+    """Stands for a held-out slice: its scores are what the test says, before and after."""
+
+    def __init__(self, *scores: float) -> None:
+        self.found = [np.full(20, score) for score in scores]
+        self.real = HoldOut((), 0.05, 4, 4)
+
+    def scores(self, lm: LanguageModel, *, notify: Notify) -> Any:
+        return self.found.pop(0)
+
+    def judge(self, before: Any, after: Any) -> Judgement:
+        return self.real.judge(before, after)
+
+
+def test_an_update_that_loses_is_discarded_with_its_reason_and_what_it_used_is_used_up(
+    home: Home, answers: Callable[..., None]
+) -> None:
+    answers("Paris")
+    pool, start = home.pool(*questions(3), *comments("right", "wrong")), home.digest
+    report = home.round(pool, hold_out=Strict(0.9, 0.2))
+    assert report.discarded is not None
+    assert "from 0.90 to 0.20" in report.discarded
+    assert (report.held_out, report.steps, report.adapter) == (20, 2, "base")
+    assert report.drop == pytest.approx(0.7)
+    assert (home.digest, home.history.current, home.history.versions()) == (start, "base", ())
+    assert home.history.rounds()[0].report["discarded"] == report.discarded
+    assert len(home.history.trained()) == 2
+    assert pool.waiting == 0
+
+
+def test_an_update_that_does_not_lose_is_kept_with_its_figures(home: Home, answers: Callable[..., None]) -> None:
+    answers("Paris")
+    report = home.round(home.pool(*questions(3)), hold_out=Strict(0.5, 0.6))
+    assert (report.adapter, report.discarded, report.held_out) == ("local:1", None, 20)
+    assert report.drop == pytest.approx(-0.1)
+
+
+def test_replays_are_learned_from_but_are_no_news_to_others(home: Home, answers: Callable[..., None]) -> None:
+    answers("Rome", "Oslo")
+    entries = comments("right", "right", "right", "wrong")
+    assert home.round(home.pool(*entries)).wins == 3
+    more = entry(id="new", prompt="More?", attempts=(Attempt("It is more.", "right"),))
+    pool = Pool([*entries, more], trained=home.history.trained(), played=home.history.plays(), replay=0.25)
+    report = home.round(pool)
+    assert (report.told, report.replayed, report.wins) == (1, 2, 3)
+    assert [version.wins for version in home.history.versions()] == [3, 1]
+    assert len(home.history.trained()) == 5
