@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from training.adapters import CONFIG_FILE, PEFT_PREFIX, WEIGHTS_FILE, Adapter, AdapterShape, canonical
-from training.errors import StoreError
+from training.errors import AdapterError
 
 FACTS_FILE = "spearctl.json"
 """What an export of this program says of itself beside PEFT's files: two base models may go by one name."""
@@ -77,17 +77,17 @@ def read_incoming(folder: Path, shape: AdapterShape) -> Incoming:
         shape: What its adapter must have.
 
     Raises:
-        StoreError: It is none, or not of this shape: the message names the first thing that differs.
+        AdapterError: It is none, or not of this shape: the message names the first thing that differs.
     """
     if not folder.is_dir():
         what = "is no folder" if folder.exists() else "is not there"
-        raise StoreError(f"{folder} {what}", f"name a folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}")
+        raise AdapterError(f"{folder} {what}", f"name a folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}")
     config = _read_config(folder / CONFIG_FILE)
     _check_config(folder / CONFIG_FILE, config, shape)
     weights = folder / WEIGHTS_FILE
     pickled = [name for name in _PICKLED if (folder / name).exists()]
     if pickled and not weights.exists():
-        raise StoreError(
+        raise AdapterError(
             f"{folder} holds only pickled weights ({pickled[0]}), and loading a pickle runs whatever code is in it",
             f"have PEFT save it again with safe_serialization=True, which writes {WEIGHTS_FILE}",
         )
@@ -104,11 +104,11 @@ def _check_size(path: Path, most_bytes: int) -> None:
         found = os.stat(path)
     except OSError as error:
         what = "is missing" if error.errno == errno.ENOENT else f"cannot be read: {error.strerror}"
-        raise StoreError(f"{path} {what}", f"name a folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}") from error
+        raise AdapterError(f"{path} {what}", f"name a folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}") from error
     if not stat.S_ISREG(found.st_mode):
-        raise StoreError(f"{path} is no regular file", "copy it to a file first")
+        raise AdapterError(f"{path} is no regular file", "copy it to a file first")
     if found.st_size > most_bytes:
-        raise StoreError(
+        raise AdapterError(
             f"{path} has {found.st_size:,} bytes, and an adapter of this home's shape at most {most_bytes:,}", _MEND
         )
 
@@ -119,9 +119,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             config = json.loads(file.read(MOST_CONFIG_BYTES))
     except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(f"{path}: not readable as JSON: {error}", "have PEFT save the adapter again") from error
+        raise AdapterError(f"{path}: not readable as JSON: {error}", "have PEFT save the adapter again") from error
     if not isinstance(config, dict):
-        raise StoreError(f"{path}: not a JSON object", "have PEFT save the adapter again")
+        raise AdapterError(f"{path}: not a JSON object", "have PEFT save the adapter again")
     return config
 
 
@@ -129,15 +129,15 @@ def _check_config(path: Path, config: Mapping[str, Any], shape: AdapterShape) ->
     wanted = {"peft_type": "LORA", "r": shape.rank, "lora_alpha": shape.alpha}
     for key, value in wanted.items():
         if config.get(key) != value:
-            raise StoreError(f"{path}: {key} is {_shown(config.get(key))}, and {_shown(value)} here", _MEND)
+            raise AdapterError(f"{path}: {key} is {_shown(config.get(key))}, and {_shown(value)} here", _MEND)
     if config.get("bias", "none") != "none":
-        raise StoreError(f'{path}: bias is {_shown(config["bias"])}, and "none" here', _MEND)
+        raise AdapterError(f'{path}: bias is {_shown(config["bias"])}, and "none" here', _MEND)
     for key in _CHANGES:
         if config.get(key):
-            raise StoreError(f"{path}: {key} is {_shown(config[key])}, and not used here", _MEND)
+            raise AdapterError(f"{path}: {key} is {_shown(config[key])}, and not used here", _MEND)
     start = config.get("init_lora_weights")
     if not any(start is known or (isinstance(start, str) and start == known) for known in _HARMLESS_STARTS):
-        raise StoreError(
+        raise AdapterError(
             f"{path}: init_lora_weights is {_shown(start)}, which may have changed the base weights too",
             "have PEFT convert it: save_pretrained takes path_initial_model_for_weight_conversion",
         )
@@ -155,18 +155,20 @@ def _read_weights(path: Path, shape: AdapterShape) -> Adapter:
     try:
         with safe_open(path, framework="pt") as file:  # numpy knows no bfloat16
             for difference in _differences(file, shape):
-                raise StoreError(f"{path}: {difference}", _MEND)
+                raise AdapterError(f"{path}: {difference}", _MEND)
             for tensor in shape.tensors:
                 values = file.get_tensor(_stored(tensor.name)).float().numpy()
                 furthest = float(np.abs(values).max())
                 if not furthest <= FURTHEST:  # NaN is not
                     what = f"as far from 0 as {furthest:g}" if np.isfinite(furthest) else "that are no numbers"
-                    raise StoreError(
+                    raise AdapterError(
                         f"{path}: {_stored(tensor.name)} has values {what}", "this adapter is damaged: take another"
                     )
                 adapter[tensor.name] = values
     except (OSError, SafetensorError) as error:
-        raise StoreError(f"{path}: not readable as safetensors: {error}", "fetch or save the adapter again") from error
+        raise AdapterError(
+            f"{path}: not readable as safetensors: {error}", "fetch or save the adapter again"
+        ) from error
     return canonical(adapter)
 
 

@@ -53,7 +53,7 @@ class ImportResult(Result):
     next_lines: tuple[str, ...]
 
     def data(self) -> Mapping[str, Any]:
-        names = ("adapter", "before", "sha256", "origin", "changed")
+        names = ("adapter", "before", "sha256", "origin", "changed", "share")
         return {name: getattr(self, name) for name in names}
 
     def render(self, console: Page) -> None:
