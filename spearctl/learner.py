@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from profiles import Profile
     from training.history import History
     from training.models import LanguageModel
+    from training.sources import ModelSource
     from training.store import AdapterStore
 
 HandOver = Callable[["AdapterStore", "History"], None]
@@ -104,6 +105,20 @@ def load_model(run: Run, config: Config, profile: Profile) -> LanguageModel:
         ModelError: It cannot be read.
     """
     from training.models import LoraSettings, load
+
+    source = find_model(run, config)
+    size = config.adapter
+    settings = LoraSettings(size.rank, size.alpha, size.dropout)
+    return load(source, profile, settings, prompt_format=config.prompt_format, system_prompt=config.system_prompt)
+
+
+def find_model(run: Run, config: Config) -> ModelSource:
+    """Finds the home's model on this disk, fetching it where needed.
+
+    Raises:
+        ConfigError: The model is not the one that the home was made for.
+        ModelError: It cannot be found or read.
+    """
     from training.sources import resolve
 
     source = resolve(config.model, run.cache, say=run.say)
@@ -113,9 +128,7 @@ def load_model(run: Run, config: Config, profile: Profile) -> LanguageModel:
             f" (fingerprint {source.fingerprint[:12]}, expected {config.model_fingerprint[:12]})",
             "put the old model back, or make another home for this one: spearctl --home DIR init",
         )
-    size = config.adapter
-    settings = LoraSettings(size.rank, size.alpha, size.dropout)
-    return load(source, profile, settings, prompt_format=config.prompt_format, system_prompt=config.system_prompt)
+    return source
 
 
 class Phases:

@@ -26,9 +26,9 @@ Adapter = dict[str, npt.NDArray[np.float32]]
 GRID_BITS = 20
 """The start lies on the grid 2^-20, on which every value is exact in float32."""
 
-_PEFT_PREFIX = "base_model.model."
-_WEIGHTS_FILE = "adapter_model.safetensors"
-_CONFIG_FILE = "adapter_config.json"
+PEFT_PREFIX = "base_model.model."
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +150,9 @@ def write_peft_folder(folder: Path, adapter: Adapter, shape: AdapterShape, *, ba
         "bias": "none",
         "inference_mode": True,
     }
-    (folder / _CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    weights = {f"{_PEFT_PREFIX}{name}.weight": array for name, array in canonical(adapter).items()}
-    save_file(weights, folder / _WEIGHTS_FILE, metadata={"format": "pt"})
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    weights = {f"{PEFT_PREFIX}{name}.weight": array for name, array in canonical(adapter).items()}
+    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
 def read_peft_folder(folder: Path) -> Adapter:
@@ -161,7 +161,7 @@ def read_peft_folder(folder: Path) -> Adapter:
     Raises:
         StoreError: The folder holds no readable adapter.
     """
-    path = folder / _WEIGHTS_FILE
+    path = folder / WEIGHTS_FILE
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -177,4 +177,4 @@ def tensor_shapes(names: Iterable[tuple[str, tuple[int, ...]]]) -> tuple[TensorS
 
 
 def _bare(name: str) -> str:
-    return name.removeprefix(_PEFT_PREFIX).removesuffix(".weight")
+    return name.removeprefix(PEFT_PREFIX).removesuffix(".weight")

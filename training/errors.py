@@ -5,6 +5,7 @@ TrainingError
  +- MissingPackageError   a profile needs an optional package that is not installed
  +- FeedbackError         a feedback log or an entry of it is unusable
  |   +- CheckError        a check's definition is unusable
+ +- AdapterError          an adapter from elsewhere is damaged, or of another shape
  +- StoreError            the adapter versions or the history are damaged
  |   +- UnknownAdapterError  no version has that name
  +- Interrupted           a caller asked to stop at a safe point; the round in progress is dropped
@@ -41,6 +42,10 @@ class FeedbackError(TrainingError):
 
 class CheckError(FeedbackError):
     """A check's definition is unusable."""
+
+
+class AdapterError(TrainingError):
+    """An adapter from elsewhere is damaged, or of another shape."""
 
 
 class StoreError(TrainingError):

@@ -40,6 +40,10 @@ INSERT INTO current VALUES (1, NULL);
 PRAGMA user_version = 1;
 """
 
+_ORIGIN = (
+    "CREATE TABLE IF NOT EXISTS origin (version INTEGER PRIMARY KEY REFERENCES version (number), said TEXT NOT NULL)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Version:
@@ -225,10 +229,27 @@ class History:
             reach("history.before-commit")
         reach("history.after-commit")
 
-    def adopt(self, version: NewVersion) -> None:
-        """Records a version that no round made, and makes it the current one: what others learned came with it."""
+    def adopt(self, version: NewVersion, origin: str | None = None) -> None:
+        """Records a version that no round made, and makes it the current one: what others learned came with it.
+
+        Args:
+            version: Already on disk.
+            origin: Where it came from, if somebody brought it.
+        """
         with self._guard(), _transaction(self._db):
             self._insert(version, datetime.now(UTC))
+            if origin is not None:
+                # Not in the schema, so that homes without it need no change, and older programs pass it over.
+                self._db.execute(_ORIGIN)
+                self._db.execute("INSERT INTO origin VALUES (?, ?)", (version.number, origin))
+            reach("history.before-commit")
+        reach("history.after-commit")
+
+    def origins(self) -> dict[str, str]:
+        """Where the versions came from that somebody brought, by their names."""
+        if not self._rows("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'origin'"):
+            return {}
+        return {_name(number): said for number, said in self._rows("SELECT version, said FROM origin")}
 
     def _insert(self, version: NewVersion, now: datetime) -> None:
         self._db.execute(
