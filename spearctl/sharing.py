@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 UNFIT = "the swarm has another model or adapter than this home: its node passes on what others learn, and no more"
 
+BASE = "base"
+
 NO_MEMBER = "this device is no member of the swarm any more, so what it learns stays here"
 
 _MARKER = ".handed-over"
@@ -253,26 +255,34 @@ def waiting_wins(run: Run) -> int:
     return sum(increments.read_wins(path) for path in increments.waiting(swarm.places(run).outbox))
 
 
-def luggage(run: Run, config: Config, shape: AdapterShape) -> Luggage | None:
+def luggage(run: Run, config: Config, shape: AdapterShape, *, known: str = BASE) -> Luggage | None:
     """What this home has learned so far, for the swarm that it enters; from then on versions are handed over.
 
     Only for the holder of the training lock.
+
+    Args:
+        run: Whose home.
+        config: Its settings.
+        shape: Of its adapters.
+        known: The version that the swarm has already. What does not come from that one stays behind, and everything
+            does if that one was deleted to save space.
     """
     from p2p.moving import Luggage
-    from training.adapters import adapter_digest, initial_adapter
+    from training.adapters import adapter_digest
     from training.history import History
 
     with History(run.home.history_path) as history:
         current, versions = history.current, history.versions()
         stay_behind(run, history)
-        if current == "base":
+        made = {version.name: version for version in versions}
+        name, wins = current, 0
+        while name in made and name != known:
+            name, wins = made[name].parent, wins + made[name].wins
+        if current == known or (known != BASE and (name != known or not made[known].present)):
             return None
-        adapter = open_store(run, config, history, shape).load(current)
-    values = flat(adapter) - flat(initial_adapter(config.model_fingerprint, shape))
-    made = {version.name: version for version in versions}
-    wins = 0
-    while current in made:
-        wins, current = wins + made[current].wins, made[current].parent
+        store = open_store(run, config, history, shape)
+        adapter = store.load(current)
+        values = flat(adapter) - flat(store.load(known))
     return Luggage(adapter_digest(adapter), values, max(1, wins))
 
 

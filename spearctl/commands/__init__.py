@@ -10,7 +10,7 @@ import typer
 
 ORDER = (
     *("init", "invite", "join", "up", "status", "feedback", "train", "eval"),
-    *("adapter", "peers", "export", "profile", "demo"),
+    *("adapter", "peers", "leave", "export", "profile", "doctor", "demo"),
 )
 """How help lists them: in the order of a first day. Modules that are not named here follow."""
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 commands = group()
 
-RECOVERY_FILE = "recovery.pem"
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 MOST_DAYS = 365
 MOST_NAME_CHARS = 64
@@ -153,7 +152,7 @@ def found(run: Run, config: Config, who: Identity, name: str) -> tuple[str, Path
         )
     with run.home.training_lock("invite"):
         shape = sharing.shape(run, config)
-        path = run.home.root / RECOVERY_FILE
+        path = swarm.places(run).recovery
         genesis = new_genesis(
             name=name,
             fingerprint=bytes.fromhex(config.model_fingerprint),
