@@ -144,7 +144,7 @@ def rollback(
         before = history.current
         possible, first = _steps_back(history)
         if steps > possible:
-            end = "the base model" if first == BASE else f"{first}, which was taken over from a swarm"
+            end = "the base model" if first == BASE else f"what was taken over from a swarm ({first})"
             lead = f"only {count(possible, 'step')} lead from {before} to {end}" if possible else f"{end} is in use"
             raise UsageError(
                 f"cannot go back {count(steps, 'step')}: {lead}", f"see the versions: {run.spell('adapter', 'list')}"

@@ -35,7 +35,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def said(environment: dict[str, str], *command: str) -> str:
-    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+    )
     return done.stdout
 
 
@@ -66,9 +68,7 @@ def test_fish_completes_from_where_packages_put_it(
 
 
 @needs("zsh")
-def test_zsh_completes_at_the_first_tab_from_where_packages_put_it(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_zsh_completes_at_the_first_tab_from_where_packages_put_it(environment: dict[str, str], tmp_path: Path) -> None:
     folder = tmp_path / "site-functions"
     folder.mkdir()
     shutil.copy(FILES / "_spearctl", folder)

@@ -1,4 +1,4 @@
-"""What a wheel of this brings besides Python: manual pages, completion files, and a service that systemd understands."""
+"""What a wheel of this brings besides Python: manual pages, completion files, and a service for systemd."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
-    built = subprocess.run(
-        [*command, folder / "dist", folder], cwd=folder, capture_output=True, text=True, check=False
-    )
+    built = subprocess.run([*command, folder / "dist", folder], cwd=folder, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     (path,) = (folder / "dist").glob("*.whl")
     with zipfile.ZipFile(path) as file:
