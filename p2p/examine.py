@@ -1,7 +1,7 @@
 """Looks a ledger over, beside the node that may write to it, and says what is wrong and what is lost by it.
 
-Payloads of deltas can be fetched again from any member: one that is damaged is removed, and asked for at the next
-start. All else that is damaged is gone.
+Payloads that others signed can be fetched again from any member: one that is damaged is removed, and asked for at the
+next start. All else that is damaged is gone; nobody else may have had it.
 
 Not covered: what deltas say, which their signatures and hashes vouch for, and a ledger of another swarm in this place.
 """
@@ -15,7 +15,7 @@ from p2p import limits
 from p2p.codec import decode_state
 from p2p.encoding import decode, digest
 from p2p.errors import P2PError
-from p2p.founding import genesis_of
+from p2p.founding import genesis_of, reader_of_home
 from p2p.grid import state_hash
 from p2p.ledger import LedgerReader
 from p2p.records import Genesis, Header, Seal, Signed, open_record
@@ -67,17 +67,17 @@ def _examine(ledger: LedgerReader) -> list[Damage]:
 
 
 def _named(ledger: LedgerReader, genesis: Genesis) -> tuple[list[Seal], frozenset[bytes]]:
-    """The seals that the ledger holds, and the payloads that its headers name."""
+    """The seals that the ledger holds, and the payloads that others signed."""
     seals, payloads = list[Seal](), set[bytes]()
     for prefix in ("seal/", "offered/", "forked/"):
         for key in ledger.keys(prefix):
             body = open_record(decode(ledger.get(key) or b"", Signed, 2 * limits.MAX_RECORD_BYTES), genesis.hash).body
             assert isinstance(body, Seal)
             seals.append(body)
-    own = ledger.get("pending")
+    me = reader_of_home(ledger).node  # type: ignore[arg-type]  # only reads
     for signed in ledger.records():
         body = open_record(signed, genesis.hash).body
-        if isinstance(body, Header) and not body.is_null and body.payload != own:
+        if isinstance(body, Header) and not body.is_null and body.author != me:
             payloads.add(body.payload)
     return seals, frozenset(payloads)
 
