@@ -255,41 +255,73 @@ def waiting_wins(run: Run) -> int:
     return sum(increments.read_wins(path) for path in increments.waiting(swarm.places(run).outbox))
 
 
-def luggage(run: Run, config: Config, shape: AdapterShape, *, known: str = BASE) -> Luggage | None:
+def luggage(run: Run, config: Config, shape: AdapterShape) -> Luggage | None:
     """What this home has learned so far, for the swarm that it enters; from then on versions are handed over.
 
     Only for the holder of the training lock.
+    """
+    from p2p.moving import Luggage
+    from training.adapters import adapter_digest, initial_adapter
+    from training.history import History
+
+    with History(run.home.history_path) as history:
+        current, versions = history.current, history.versions()
+        stay_behind(run, history)
+        if current == "base":
+            return None
+        adapter = open_store(run, config, history, shape).load(current)
+    values = flat(adapter) - flat(initial_adapter(config.model_fingerprint, shape))
+    made = {version.name: version for version in versions}
+    wins = 0
+    while current in made:
+        wins, current = wins + made[current].wins, made[current].parent
+    return Luggage(adapter_digest(adapter), values, max(1, wins))
+
+
+def bring_back(run: Run, config: Config, shape: AdapterShape, known: str) -> bool:
+    """Leaves what this home has learned since a version for the node of the swarm that has that one already.
+
+    Only for the holder of the training lock. What does not come from that version stays behind, and so does everything
+    if that was deleted to save space.
 
     Args:
         run: Whose home.
         config: Its settings.
         shape: Of its adapters.
-        known: The version that the swarm has already. What does not come from that one stays behind, and everything
-            does if that one was deleted to save space.
+        known: The version.
+
+    Returns:
+        Whether there is anything.
     """
-    from p2p.moving import Luggage
+    from p2p.increments import write_increment
     from training.adapters import adapter_digest
     from training.history import History
 
     with History(run.home.history_path) as history:
         current, versions = history.current, history.versions()
         stay_behind(run, history)
-        made = {version.name: version for version in versions}
+        made = {version.name: version for version in versions if version.present or version.name != known}
         name, wins = current, 0
         while name in made and name != known:
             name, wins = made[name].parent, wins + made[name].wins
-        if current == known or (known != BASE and (name != known or not made[known].present)):
-            return None
+        if name != known or known not in {BASE, *made} or current == known:
+            return False
         store = open_store(run, config, history, shape)
         adapter = store.load(current)
         values = flat(adapter) - flat(store.load(known))
-    return Luggage(adapter_digest(adapter), values, max(1, wins))
+    base = _base(known, {version.name: version.parent for version in versions})
+    write_increment(swarm.places(run).outbox, adapter_digest(adapter), values, max(1, wins), base)
+    return True
 
 
 def stay_behind(run: Run, history: History) -> None:
-    """Takes note that no version that there is now is ever handed over."""
+    """Takes note that no version that there is now is ever handed over, and none that an earlier try left is taken."""
+    from p2p.increments import waiting
+
     versions, outbox = history.versions(), swarm.places(run).outbox
     outbox.mkdir(mode=0o700, exist_ok=True)
+    for path in waiting(outbox):
+        path.unlink()
     _mark(outbox, _Marker(versions[-1].number if versions else 0, keep=False))
 
 

@@ -131,16 +131,18 @@ def enter(run: Run, config: Config, ticket: Ticket, who: Identity, *, timeout_s:
     with run.home.training_lock("join"):
         run.say(f"joining the swarm {ticket.name}")
         membership = asyncio.run(joining.join(ticket, who, config.name, timeout_s=timeout_s, say=run.detail))
-        genesis, learned = membership.genesis, None
-        if sharing.fits(genesis, config):
-            known = parting.known(run, genesis.hash) or sharing.BASE
-            learned = sharing.luggage(run, config, sharing.shape_of(genesis), known=known)
+        genesis, learned, is_news = membership.genesis, None, True
+        known = parting.known(run, genesis.hash)
+        if sharing.fits(genesis, config) and known is not None:
+            is_news = sharing.bring_back(run, config, sharing.shape_of(genesis), known)
+        elif sharing.fits(genesis, config):
+            learned = sharing.luggage(run, config, sharing.shape_of(genesis))
         else:
             with History(run.home.history_path) as history:
                 sharing.stay_behind(run, history)
         contacts = {endpoint.transport: endpoint.address for endpoint in reversed(ticket.endpoints)}
         moving.move_in(swarm.places(run), genesis, membership.records, contacts, learned, seal=membership.seal)
-        return learned is not None or not sharing.fits(genesis, config)
+        return is_news
 
 
 def _from_swarm(run: Run, config: Config, ticket: Ticket, *, detach: bool, timeout_s: float, yes: bool) -> JoinResult:

@@ -71,11 +71,11 @@ def test_a_kill_leaves_the_old_or_the_new(anna: Device, point: str) -> None:
     assert load(anna.home.root).node_id != who
     assert not anna.places.outbox.exists()
     assert not anna.places.recovery.exists()
-    assert_sound_all(anna)
+    assert_whole(anna)
     assert furthest(anna.export(), used) <= 2.0**-22
 
 
-def assert_sound_all(device: Device) -> None:
+def assert_whole(device: Device) -> None:
     """Asserts that history and folders agree, as far as versions that no round made let them."""
     with History(device.home.history_path) as history:
         versions = history.versions()
