@@ -121,6 +121,13 @@ def test_damaged_settings_are_told_beside_everything_else(anna: Device, text: st
     assert states(examined(anna)) == {}
 
 
+def test_a_ledger_is_looked_at_even_if_settings_are_damaged(member: Device) -> None:
+    member.home.config_path.write_text("nonsense = = 1\n")
+    checks = examined(member, 4)
+    assert states(checks) == {"home": "fail", "node": "warn"}
+    assert line(checks, "ledger")["message"] == "whole"
+
+
 def test_a_home_that_others_can_read(anna: Device) -> None:
     anna.home.root.chmod(0o755)
     checks = examined(anna)
