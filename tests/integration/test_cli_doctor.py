@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -333,14 +334,15 @@ def test_a_socket_that_a_killed_node_left_is_ok(member: Device) -> None:
     assert states(examined(member)) == {}
 
 
-def test_a_runtime_folder_that_others_can_enter(member: Device, tmp_path: Path) -> None:
-    folder = tmp_path / "runtime" / "spearctl"
-    folder.mkdir(parents=True)
-    folder.chmod(0o755)
-    checks = examined(member, 6, XDG_RUNTIME_DIR=str(folder.parent))
-    assert states(checks) == {"socket": "fail"}
-    mend(member, line(checks, "socket"))
-    assert states(examined(member, XDG_RUNTIME_DIR=str(folder.parent))) == {"node": "warn"}
+def test_a_runtime_folder_that_others_can_enter(member: Device) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as runtime:  # a short one, which has room for a socket
+        folder = Path(runtime, "spearctl")
+        folder.mkdir()
+        folder.chmod(0o755)
+        checks = examined(member, 6, XDG_RUNTIME_DIR=runtime)
+        assert states(checks) == {"socket": "fail"}
+        mend(member, line(checks, "socket"))
+        assert states(examined(member, XDG_RUNTIME_DIR=runtime)) == {"node": "warn"}
 
 
 def test_a_clock_that_runs_behind(anna: Device) -> None:
