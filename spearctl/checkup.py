@@ -11,22 +11,23 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from spearctl import errors
 from spearctl.config import Config
 from spearctl.errors import ConfigError, HomeError, SpearctlError
 from spearctl.run import Run
 from spearctl.text import ago, count, size, tilde
+
+if TYPE_CHECKING:
+    import sqlite3
 
 State = Literal["ok", "warn", "fail"]
 
@@ -121,6 +122,8 @@ def failed(name: str, error: Exception, mend: str | None = None) -> Check:
 
 def libraries(examined: Examined) -> Iterator[Check]:
     """Versions of what this program is built on."""
+    from importlib import metadata
+
     from packaging.requirements import Requirement
 
     try:
@@ -201,6 +204,8 @@ def feedback(examined: Examined) -> Iterator[Check]:
 
 def history(examined: Examined) -> Iterator[Check]:
     """The training history, and the adapter versions that it knows."""
+    import sqlite3
+
     place = examined.run.place
     path = place.history_path
     if not place.is_initialised:
@@ -315,5 +320,7 @@ def trainer(examined: Examined) -> Iterator[Check]:
 
 def open_unseen(path: Path) -> sqlite3.Connection:
     """Opens a database to read it, without even the files beside it that every other reader makes."""
+    import sqlite3
+
     alone = "" if path.with_name(f"{path.name}-wal").exists() else "&immutable=1"
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro{alone}", uri=True, timeout=1.0)
