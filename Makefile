@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test lint bench soak clean
+.PHONY: demo test lint man bench soak clean
 
 demo: $(READY)
 	@$(BIN)/spearctl demo
@@ -19,6 +19,10 @@ lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+
+# Manual pages and completion files, from the commands themselves.
+man: $(READY)
+	@$(BIN)/python -m spearctl.manual .
 
 bench: $(READY)
 	@$(BIN)/python -m tests.benchmarks $(ARGS)

@@ -134,6 +134,19 @@ class LedgerReader:
     def read_partial(self, name: bytes) -> bytes:
         return self._blobs.read_partial(name)
 
+    def check(self, is_sha256: Callable[[bytes], bool]) -> list[str]:
+        """Reads everything, and says in words what is wrong with it; ``is_sha256`` as in ``Blobs.check``."""
+        problems = []
+        try:
+            found = (line for (line,) in self._rows("PRAGMA integrity_check") if line != "ok")
+            problems += [f"{self._path}: {line}" for line in found]
+            for id, body in self._rows("SELECT id, body FROM record ORDER BY seq"):
+                if record_id(body) != id:
+                    problems.append(f"{self._path}: record {id.hex()} is not what its id says")
+        except LedgerError as error:
+            problems.append(error.message)
+        return problems + self._blobs.check(is_sha256)
+
     def _marks(self, generation: str) -> str | None:
         """What tells this place from any other; None if its link is gone."""
         with disk_errors(self.folder), suppress(FileNotFoundError):
@@ -159,7 +172,7 @@ class Ledger(LedgerReader):
 
     def __init__(self, folder: Path) -> None:
         with ExitStack() as stack:
-            stack.enter_context(_only_writer(folder))
+            stack.enter_context(only_writer(folder))
             super().__init__(folder, stack.enter_context(closing(_open(folder))))
             self._is_suspect = self._begin()
             self._blobs.remove_interrupted()
@@ -167,20 +180,21 @@ class Ledger(LedgerReader):
         self._is_closed = False
 
     @staticmethod
-    def open_readonly(folder: Path) -> LedgerReader:
+    def open_readonly(folder: Path, *, leave_no_trace: bool = False) -> LedgerReader:
         """Opens a ledger for reading, whether or not a node runs.
+
+        With ``leave_no_trace``, files by which users agree on turns are not even made; nobody may write meanwhile then.
 
         Raises:
             LedgerError: There is none, it is damaged, or written by a newer spearctl.
         """
         path = folder.absolute() / FILE_NAME
-        nothing = LedgerError(
-            f"{path}: there is no ledger", "found a swarm, or join one: spearctl invite, spearctl join"
-        )
+        nothing = LedgerError(f"{path}: there is no ledger", "found a swarm, or join: spearctl invite, spearctl join")
         if not path.exists():
             raise nothing
+        how = "&immutable=1" if leave_no_trace and not path.with_name(f"{FILE_NAME}-wal").exists() else ""
         with ExitStack() as stack, _sqlite_errors(path):
-            db = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=_PATIENCE_S)
+            db = sqlite3.connect(f"{path.as_uri()}?mode=ro{how}", uri=True, isolation_level=None, timeout=_PATIENCE_S)
             stack.callback(db.close)
             if _schema_version(db, path) == 0:
                 raise nothing
@@ -280,19 +294,6 @@ class Ledger(LedgerReader):
         for name in {*self._blobs.names(), *self._blobs.partials()} - referenced:
             self.remove_blob(name)
 
-    def check(self, is_sha256: Callable[[bytes], bool]) -> list[str]:
-        """Reads everything, and says in words what is wrong with it; ``is_sha256`` as in ``Blobs.check``."""
-        problems = []
-        try:
-            found = [line for (line,) in self._rows("PRAGMA integrity_check")]
-            problems += [f"{self._path}: {line}" for line in found if line != "ok"]
-            for id, body in self._rows("SELECT id, body FROM record ORDER BY seq"):
-                if record_id(body) != id:
-                    problems.append(f"{self._path}: record {id.hex()} is not what its id says")
-        except LedgerError as error:
-            problems.append(error.message)
-        return problems + self._blobs.check(is_sha256)
-
     def _begin(self) -> bool:
         """Makes the tables of a new ledger and says that this is its place; whether an old one is out of its place."""
         if _schema_version(self._db, self._path) == 0:
@@ -367,7 +368,7 @@ def _schema_version(db: sqlite3.Connection, path: Path) -> int:
 
 
 @contextmanager
-def _only_writer(folder: Path) -> Iterator[None]:
+def only_writer(folder: Path) -> Iterator[None]:
     """Keeps other writers out; the kernel ends it when the process dies."""
     path = folder / _LOCK
     with disk_errors(path):

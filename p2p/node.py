@@ -38,6 +38,7 @@ from p2p.wire import write_message
 TICK_S = 0.5
 QUEUE_BYTES = 8 * limits.MIB
 """Waiting for one slow link; more, and it is dropped."""
+CATCH_UP_S = 60.0  # what was learned on a round that a node has not heard of yet waits so long for that round
 _BAN = "ban/"
 _log = logging.getLogger(__name__)
 
@@ -227,6 +228,8 @@ class Node:
         for path in increments.waiting(self._places.outbox):
             try:
                 increment = increments.read_increment(path, self._genesis.parameters)
+                if increment.base > self.member.context.replica.head and time.monotonic() < self._started + CATCH_UP_S:
+                    continue  # whoever comes back would join the first round with it
                 actions = self.member.learn(
                     increment.id,
                     increment.values,

@@ -48,6 +48,11 @@ class Places:
         return self.home / "node.log"
 
     @property
+    def recovery(self) -> Path:
+        """The recovery key of a swarm that was founded here."""
+        return self.home / "recovery.pem"
+
+    @property
     def control(self) -> Path:
         """The socket by which commands talk to the node."""
         return socket_path(self.home)

@@ -9,6 +9,8 @@
     swarm/           what it shares with others, once it belongs to a swarm
     profiles/        hardware profiles that were measured here
     outbox/          what was learned and waits for the node to share it
+    swarm.left-*     what is left of a swarm that this home left; nothing reads it again
+    .left            what such a swarm knows already, should this home come back to it
     node.log         what a detached node says; node.log.1 is the part before
 
 The folder and what is in it are for its owner alone. `config.toml` is written last, in one rename: a home without it is

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 UNFIT = "the swarm has another model or adapter than this home: its node passes on what others learn, and no more"
 
+BASE = "base"
+
 NO_MEMBER = "this device is no member of the swarm any more, so what it learns stays here"
 
 _MARKER = ".handed-over"
@@ -276,10 +278,50 @@ def luggage(run: Run, config: Config, shape: AdapterShape) -> Luggage | None:
     return Luggage(adapter_digest(adapter), values, max(1, wins))
 
 
+def bring_back(run: Run, config: Config, shape: AdapterShape, known: str) -> bool:
+    """Leaves what this home has learned since a version for the node of the swarm that has that one already.
+
+    Only for the holder of the training lock. What does not come from that version stays behind, and so does everything
+    if that was deleted to save space.
+
+    Args:
+        run: Whose home.
+        config: Its settings.
+        shape: Of its adapters.
+        known: The version.
+
+    Returns:
+        Whether there is anything.
+    """
+    from p2p.increments import write_increment
+    from training.adapters import adapter_digest
+    from training.history import History
+
+    with History(run.home.history_path) as history:
+        current, versions = history.current, history.versions()
+        stay_behind(run, history)
+        made = {version.name: version for version in versions if version.present or version.name != known}
+        name, wins = current, 0
+        while name in made and name != known:
+            name, wins = made[name].parent, wins + made[name].wins
+        if name != known or known not in {BASE, *made} or current == known:
+            return False
+        store = open_store(run, config, history, shape)
+        adapter = store.load(current)
+        values = flat(adapter) - flat(store.load(known))
+    base = _base(known, {version.name: version.parent for version in versions})
+    write_increment(swarm.places(run).outbox, adapter_digest(adapter), values, max(1, wins), base)
+    return True
+
+
 def stay_behind(run: Run, history: History) -> None:
-    """Takes note that no version that there is now is ever handed over."""
+    """Takes note that no version that there is now is ever handed over, and none that an earlier try left is taken."""
+    from p2p.increments import waiting
+
     versions, outbox = history.versions(), swarm.places(run).outbox
     outbox.mkdir(mode=0o700, exist_ok=True)
+    for path in waiting(outbox):
+        path.unlink()
     _mark(outbox, _Marker(versions[-1].number if versions else 0, keep=False))
 
 

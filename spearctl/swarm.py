@@ -52,10 +52,13 @@ def identity(run: Run, *, make: bool = False) -> Identity:
     Raises:
         IdentityError: They are missing, damaged or locked.
     """
+    from p2p import leaving
     from p2p.identity import FILE_NAME, generate, load, save
 
-    if make and not places(run).is_member and not (run.home.root / FILE_NAME).exists():
-        save(run.home.root, generate())
+    if make and not places(run).is_member:
+        leaving.finish(places(run))
+        if not (run.home.root / FILE_NAME).exists():
+            save(run.home.root, generate())
     return load(run.home.root, lambda: _passphrase(run))
 
 
@@ -166,6 +169,12 @@ class View:
 
         return overview(self.context, self.state.hash, self.outbox, now=0.0, banned=banned(self.context.storage))
 
+    def shared(self) -> npt.NDArray[np.float32]:
+        """The state alone ``[parameters]``, relative to the adapter's start."""
+        from p2p.grid import from_fine
+
+        return from_fine(self.state.vector, self.genesis)
+
     def learned(self) -> npt.NDArray[np.float32]:
         """State and pending ``[parameters]``, relative to the adapter's start.
 
@@ -179,12 +188,13 @@ class View:
 
 
 @contextmanager
-def view(run: Run, asked: Collection[str] = ()) -> Iterator[View]:
+def view(run: Run, asked: Collection[str] = (), *, leave_no_trace: bool = False) -> Iterator[View]:
     """Reads this home's ledger, whether its node runs or not. Needs no keys, so that none have to be unlocked.
 
     Args:
         run: Whose home.
         asked: Ids of increments, for `View.taken`.
+        leave_no_trace: Not to change anything at all, not even files that hold nothing.
 
     Raises:
         NoSwarmError: This home belongs to no swarm.
@@ -198,7 +208,7 @@ def view(run: Run, asked: Collection[str] = ()) -> Iterator[View]:
     for tries_left in reversed(range(VIEW_TRIES)):
         with ExitStack() as stack:
             try:
-                reader = stack.enter_context(Ledger.open_readonly(places(run).ledger))
+                reader = stack.enter_context(Ledger.open_readonly(places(run).ledger, leave_no_trace=leave_no_trace))
                 storage = cast("Storage", reader)  # nothing below writes
                 before = storage.keys("")
                 found = _read(storage, asked)

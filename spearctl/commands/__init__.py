@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import typer
 
 ORDER = (
-    *("init", "invite", "join", "up", "status", "feedback", "train", "eval"),
-    *("adapter", "peers", "export", "import_", "profile", "demo"),
+    *("init", "invite", "join", "up", "status", "chat", "feedback", "train", "log", "eval"),
+    *("adapter", "peers", "leave", "export", "import_", "profile", "doctor", "demo"),
 )
 """How help lists them: in the order of a first day. Modules that are not named here follow."""
 

@@ -135,20 +135,17 @@ def rollback(
     Each step leads to the version that the one in use was trained from, and in the end to the base model. In a swarm,
     there is nothing to go back to.
     """
-    from training.history import History
+    from training.history import BASE, History
     from training.store import rollback as go_back
 
     _check_choice(run)
 
     with run.home.training_lock("adapter rollback"), History(run.home.history_path) as history:
         before = history.current
-        possible = _steps_to_base(history)
+        possible, first = _steps_back(history)
         if steps > possible:
-            lead = (
-                f"only {count(possible, 'step')} lead from {before} to the base model"
-                if possible
-                else "the base model is in use"
-            )
+            end = "the base model" if first == BASE else f"what was taken over from a swarm ({first})"
+            lead = f"only {count(possible, 'step')} lead from {before} to {end}" if possible else f"{end} is in use"
             raise UsageError(
                 f"cannot go back {count(steps, 'step')}: {lead}", f"see the versions: {run.spell('adapter', 'list')}"
             )
@@ -182,14 +179,15 @@ def _check_choice(run: Run) -> None:
         )
 
 
-def _steps_to_base(history: History) -> int:
+def _steps_back(history: History) -> tuple[int, str]:
+    """How many steps lead back from the version in use, and where to."""
     from training.history import BASE
 
     parents = {version.name: version.parent for version in history.versions()}
     name, steps = history.current, 0
-    while name != BASE:
+    while name != BASE and not parents[name].startswith("round:"):
         name, steps = parents[name], steps + 1
-    return steps
+    return steps, name
 
 
 def _cells(row: VersionRow) -> list[str]:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 commands = group()
 
-RECOVERY_FILE = "recovery.pem"
 MOST_NAME_CHARS = 64
 
 
@@ -148,7 +147,7 @@ def found(run: Run, config: Config, who: Identity, name: str) -> tuple[str, Path
         )
     with run.home.training_lock("invite"):
         shape = sharing.shape(run, config)
-        path = run.home.root / RECOVERY_FILE
+        path = swarm.places(run).recovery
         genesis = new_genesis(
             name=name,
             fingerprint=bytes.fromhex(config.model_fingerprint),

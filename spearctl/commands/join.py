@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spearctl import serving, sharing, swarm
+from spearctl import parting, serving, sharing, swarm
 from spearctl.command import command, group
 from spearctl.config import Config
 from spearctl.errors import UsageError
@@ -109,12 +109,16 @@ def join(
             " there and is shared with its members; if not, it stays here. Join?",
             yes=yes,
         )
-    enter(run, config, said, who, timeout_s=timeout)
-    return _result(run, config, joined=True, had_learned=had_learned, detach=detach)
+    is_news = enter(run, config, said, who, timeout_s=timeout)
+    return _result(run, config, joined=True, had_learned=had_learned and is_news, detach=detach)
 
 
-def enter(run: Run, config: Config, ticket: Ticket, who: Identity, *, timeout_s: float) -> None:
+def enter(run: Run, config: Config, ticket: Ticket, who: Identity, *, timeout_s: float) -> bool:
     """Asks to join and, once let in, makes this home a member's.
+
+    Returns:
+        Whether what it learned, if it did, is news to the swarm. It is not where this home left that swarm before, and
+        has learned nothing since.
 
     Raises:
         NetworkError: Nobody answered in time.
@@ -127,14 +131,18 @@ def enter(run: Run, config: Config, ticket: Ticket, who: Identity, *, timeout_s:
     with run.home.training_lock("join"):
         run.say(f"joining the swarm {ticket.name}")
         membership = asyncio.run(joining.join(ticket, who, config.name, timeout_s=timeout_s, say=run.detail))
-        genesis, learned = membership.genesis, None
-        if sharing.fits(genesis, config):
+        genesis, learned, is_news = membership.genesis, None, True
+        known = parting.known(run, genesis.hash)
+        if sharing.fits(genesis, config) and known is not None:
+            is_news = sharing.bring_back(run, config, sharing.shape_of(genesis), known)
+        elif sharing.fits(genesis, config):
             learned = sharing.luggage(run, config, sharing.shape_of(genesis))
         else:
             with History(run.home.history_path) as history:
                 sharing.stay_behind(run, history)
         contacts = {endpoint.transport: endpoint.address for endpoint in reversed(ticket.endpoints)}
         moving.move_in(swarm.places(run), genesis, membership.records, contacts, learned, seal=membership.seal)
+        return is_news
 
 
 def _from_swarm(run: Run, config: Config, ticket: Ticket, *, detach: bool, timeout_s: float, yes: bool) -> JoinResult:

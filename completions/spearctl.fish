@@ -1,0 +1,1 @@
+complete --command spearctl --no-files --arguments "(env _SPEARCTL_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) spearctl)" --condition "env _SPEARCTL_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) spearctl"
