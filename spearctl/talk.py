@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spearctl import signals
-from spearctl.conversation import Conversation, Phase, Said
+from spearctl.conversation import REVISIONS, Conversation, Phase, Said
 from spearctl.errors import UsageError
 from spearctl.learner import Learner
 from spearctl.run import Run
@@ -20,7 +20,7 @@ from spearctl.typed import Nothing, Order, Question, Typed, Verdict, read_typed
 from training.errors import FeedbackError, Interrupted
 from training.feedback import Entry, Message, attempt_key
 from training.log import append, read_log, retract
-from training.streaming import Voice
+from training.streaming import Answer, Voice
 
 HELP = """\
 +            the last answer is right; a comment may follow
@@ -32,7 +32,8 @@ Enter        no verdict
 /adapter     which adapter answers
 /log         where verdicts go, and how many
 /quit        leaves, as Ctrl-D does; Ctrl-C stops an answer
-A line that ends in \\ goes on in the next. Between lines of \"\"\" all is a question."""
+A line that ends in \\ goes on in the next; \"\"\" begins and ends a question
+of any lines, and nothing is a verdict or a command between them."""
 JUDGING = "Right? +   Wrong? - and what is wrong   Enter for no verdict, or just ask on"
 _CLIP = 50
 
@@ -120,7 +121,6 @@ class Talk:
 
     def _judge(self, is_right: bool, said: str | None) -> None:
         conversation = self._conversation
-        tries = conversation.revision
         entry = conversation.judge(is_right, said)
         append(self._log, [entry])
         goes_on = conversation.noted(entry)
@@ -130,7 +130,8 @@ class Talk:
         if goes_on:
             words += "; it tries again"
         elif not is_right:
-            words += f"; it does not try again after {count(tries, 'revision')}"
+            spent = conversation.revision >= REVISIONS
+            words += "; it has tried often enough" if spent else "; there is no room for another try"
         self._screen.tell("verdict", words, id=entry.id, verdict=attempt.verdict, feedback=said, tries_again=goes_on)
         if goes_on:
             self._answer()
@@ -160,7 +161,7 @@ class Talk:
         stopped_at_once = bool(stop) and not answer.text
         conversation.answered(None if stopped_at_once else Said(answer.text, answer.ended))
         screen.end(
-            "" if answer.ended else "stopped" if stop else f"cut at {count(self._limit, 'token')}",
+            _how_it_ended(answer, stopped=bool(stop)),
             id=conversation.id,
             revision=conversation.revision,
             text=answer.text,
@@ -190,16 +191,23 @@ class Talk:
             raise UsageError("no verdict of this chat is left to take back", "older ones: feedback forget ID")
         was_there = retract(self._log, entry)
         (attempt,) = entry.attempts
+        is_trained = was_there and attempt_key(entry.id, attempt) in self._ready.history.trained()
         open_again = self._conversation.undone()
         self._count(entry, -1)
         text = f"took back: {attempt.verdict}, on “{clip(entry.conversation[-1].content, _CLIP)}”"
-        if not was_there:
-            text = "that verdict is no longer in the log"
-        elif attempt_key(entry.id, attempt) in self._ready.history.trained():
-            text += f"; what was learned from it stays: {self._run.spell('adapter', 'rollback')}"
+        self._screen.tell(
+            "undo",
+            text if was_there else "that verdict is not in the log any more",
+            id=entry.id,
+            verdict=attempt.verdict,
+            removed=was_there,
+            trained=is_trained,
+            judge_anew=open_again,
+        )
+        if is_trained:
+            self._screen.tell("note", f"what was learned from it stays: {self._run.spell('adapter', 'rollback')}")
         if open_again:
-            text += f"; judge it anew: “{clip(attempt.completion, _CLIP)}”"
-        self._screen.tell("undo", text, id=entry.id, verdict=attempt.verdict, removed=was_there, judge_anew=open_again)
+            self._screen.tell("note", f"judge it anew: “{clip(attempt.completion, _CLIP)}”")
 
     def _new(self, words: str) -> None:
         self._conversation.renew()
@@ -225,3 +233,12 @@ class Talk:
             f"{tilde(self._log)}: {count(len(log.entries), 'entry', 'entries')};"
             f" from this chat {tally.right} right, {tally.wrong} wrong"
         )
+
+
+def _how_it_ended(answer: Answer, *, stopped: bool) -> str:
+    """What there is to say of an answer's end, if anything."""
+    if stopped:
+        return "stopped"
+    if not answer.text.strip():
+        return "it said nothing"
+    return "" if answer.ended else f"cut at {count(answer.tokens, 'token')}"

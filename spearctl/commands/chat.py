@@ -106,7 +106,7 @@ def chat(
         limit = _limit(max_new_tokens, ready.lm.max_sequence_tokens)
         sampling = Sampling(temperature=temperature, seed=secrets.randbits(32) if seed is None else seed)
         talk = Talk(run, ready, Voice(ready.lm, sampling), screen, system=system, limit=limit)
-        _greet(screen, config, ready)
+        _greet(run, screen, config, ready)
         try:
             talk.run()
         except Signalled as signalled:
@@ -134,9 +134,9 @@ def _limit(asked: int | None, most: int) -> int:
     return asked
 
 
-def _greet(screen: Screen, config: Config, ready: Learner) -> None:
+def _greet(run: Run, screen: Screen, config: Config, ready: Learner) -> None:
     is_chat = ready.lm.prompt_format == "chat"
-    if screen.is_interactive or not is_chat:
+    if screen.is_interactive or run.options.json or not is_chat:
         manner = "" if is_chat else " It is a base model: it goes on with a text rather than answer."
         text = f"{config.model} with adapter {ready.adapter}.{manner} /help lists commands, Ctrl-D leaves."
         screen.tell("ready", text, model=config.model, adapter=ready.adapter)
