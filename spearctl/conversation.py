@@ -70,14 +70,15 @@ class Conversation:
 
     Args:
         fits: Whether a prompt leaves room for an answer.
+        spare: Whether it leaves room for some turns more. Where turns have to give way, so many do that this holds: a
+            prompt that begins otherwise has to be computed anew, which takes long.
         system: A system message; None for the home's own.
-        revisions: Most tries after a wrong answer.
     """
 
-    def __init__(self, fits: Fits, *, system: str | None = None, revisions: int = REVISIONS) -> None:
+    def __init__(self, fits: Fits, spare: Fits, *, system: str | None = None) -> None:
         self.system = system
         self._fits = fits
-        self._revisions = revisions
+        self._spare = spare
         self._turns: list[Message] = []
         self._exchange: Exchange | None = None
         self._noted: list[tuple[Entry, Exchange]] = []
@@ -120,6 +121,8 @@ class Conversation:
         system = [Message("system", self.system)] if self.system else []
         asked = Message("user", question)
         kept = _cut(system, turns, [asked], self._fits)
+        if kept is None or len(kept) < len(turns):
+            kept = _cut(system, turns, [asked], self._spare) or kept
         if kept is None:
             raise UsageError(
                 "that is longer than the model can read", "shorten it, or leave less for the answer: --max-new-tokens"
@@ -189,7 +192,7 @@ class Conversation:
         self._noted.append((entry, exchange))
         judged = replace(exchange, verdict=attempt.verdict)
         retry = None
-        if attempt.verdict == "wrong" and exchange.revisions < self._revisions:
+        if attempt.verdict == "wrong" and exchange.revisions < REVISIONS:
             task = Task(exchange.prompt.conversation, kind="person", form="", answer_line=False)
             retry = self._fitted(revision(task, exchange.answer.text, attempt.feedback))
         self._exchange = replace(judged, retry=retry)

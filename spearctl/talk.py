@@ -36,6 +36,8 @@ A line that ends in \\ goes on in the next; \"\"\" begins and ends a question
 of any lines, and nothing is a verdict or a command between them."""
 JUDGING = "Right? +   Wrong? - and what is wrong   Enter for no verdict, or just ask on"
 _CLIP = 50
+_FILLED = 0.75
+"""Of the room for a prompt, what is filled at most after old turns were left out."""
 
 
 @dataclass(slots=True)
@@ -70,7 +72,7 @@ class Talk:
         self._screen = screen
         self._limit = limit
         self._in_use = ready.history.current
-        self._conversation = Conversation(self._fits, system=system)
+        self._conversation = Conversation(self._fits, self._has_spare, system=system)
         self._orders: Mapping[str, Callable[[str], None]] = {
             "help": lambda words: screen.show(HELP),
             "undo": self._undo,
@@ -161,7 +163,7 @@ class Talk:
         stopped_at_once = bool(stop) and not answer.text
         conversation.answered(None if stopped_at_once else Said(answer.text, answer.ended))
         screen.end(
-            _how_it_ended(answer, stopped=bool(stop)),
+            _how_it_ended(answer, stopped=bool(stop) and not answer.ended),
             id=conversation.id,
             revision=conversation.revision,
             text=answer.text,
@@ -174,10 +176,13 @@ class Talk:
         if self.tally.answers == 1 and screen.is_interactive:
             screen.tell("note", JUDGING)
 
-    def _fits(self, messages: Sequence[Message]) -> bool:
+    def _fits(self, messages: Sequence[Message], part: float = 1.0) -> bool:
         lm = self._ready.lm
         # One more for the end of the answer, which is learned too.
-        return len(lm.encode_prompt(messages)) + self._limit + 1 <= lm.max_sequence_tokens
+        return len(lm.encode_prompt(messages)) <= part * (lm.max_sequence_tokens - self._limit - 1)
+
+    def _has_spare(self, messages: Sequence[Message]) -> bool:
+        return self._fits(messages, _FILLED)
 
     def _count(self, entry: Entry, by: int) -> None:
         if entry.attempts[0].verdict == "right":

@@ -14,13 +14,17 @@ from training.prompts import Task, revision
 from training.selfplay import PlayConfig
 
 
-def conversation(*, most: int = 1000, system: str | None = None, revisions: int = REVISIONS) -> Conversation:
-    """One in which prompts of at most so many characters fit."""
+def conversation(*, most: int = 1000, filled: int | None = None, system: str | None = None) -> Conversation:
+    """One in which prompts of at most so many characters fit; once turns give way, only `filled` of them stay."""
 
-    def fits(messages: Sequence[Message]) -> bool:
-        return sum(len(message.content) for message in messages) <= most
+    def size(messages: Sequence[Message]) -> int:
+        return sum(len(message.content) for message in messages)
 
-    return Conversation(fits, system=system, revisions=revisions)
+    return Conversation(
+        lambda messages: size(messages) <= most,
+        lambda messages: size(messages) <= (filled or most),
+        system=system,
+    )
 
 
 def ask(talk: Conversation, question: str, answer: str = "so", *, ended: bool = True) -> int:
@@ -166,6 +170,12 @@ def test_the_oldest_turns_give_way_whole_and_stay_away() -> None:
     note(talk, False)
     talk.answered(Said("1", True))
     assert ask(talk, "q") == 0  # the shorter answer takes the place of the longer
+
+
+def test_so_many_turns_give_way_that_the_next_ones_fit() -> None:
+    talk = conversation(most=30, filled=20)
+    assert [ask(talk, "12345", "12345") for _ in range(6)] == [0, 0, 0, 2, 0, 2]
+    assert ask(talk, "x" * 25) == 2  # more than that is not needed
 
 
 def test_a_question_that_is_too_long_changes_nothing() -> None:
