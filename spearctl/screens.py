@@ -169,7 +169,11 @@ def screen_for(run: Run) -> Screen:
         sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]  # bytes that are no text stop nothing
     if run.options.json:
         return Lines(run)
-    return Terminal(run) if sys.stdin.isatty() and sys.stdout.isatty() else Pipe(run)
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        return Terminal(run)
+    if sys.stdin.isatty():
+        run.say("Type a question a line, or a verdict; Ctrl-D ends it.")
+    return Pipe(run)
 
 
 def _line_editing() -> ModuleType | None:

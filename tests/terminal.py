@@ -1,4 +1,4 @@
-"""A `spearctl chat` on a pseudo-terminal, and models whose answers are short and end, or never do.
+"""A `spearctl chat` on a pseudo-terminal.
 
 The process is forked from one that has loaded torch, so it stands at its first prompt in a moment. Its terminal is its
 controlling one: Ctrl-C typed into it is a signal there.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import multiprocessing
 import os
 import pty
@@ -26,42 +25,11 @@ import pexpect
 from pexpect import fdpexpect
 
 from tests.cli import clean_environment
-from tests.tiny import make_tiny_model
 
 LIMIT_S = 60
 ASK, JUDGE = "\r\n> ", "\r\n+/- > "
-HIDDEN = 32
 
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-
-
-def make_parrot(folder: Path, *, ends: bool = True, sequence: int = 1024) -> Path:
-    """Writes a tiny instruct model that says a random letter and a full stop; or letters without end.
-
-    What comes next depends on the last token alone: all layers add nothing, so the embedding meets the output head.
-    """
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    make_tiny_model(folder, chat=True)
-    config = json.loads((folder / "config.json").read_text())
-    changed = {"tie_word_embeddings": False, "max_position_embeddings": sequence}
-    (folder / "config.json").write_text(json.dumps({**config, **changed}))
-    words = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
-    letters = [words[letter] for letter in "abcdefghijklmnopqrstuvwxyz"]
-    weights = load_file(folder / "model.safetensors")
-    silent = {name: tensor if "norm" in name else torch.zeros_like(tensor) for name, tensor in weights.items()}
-    embeddings, head = torch.zeros(len(words), HIDDEN), torch.zeros(len(words), HIDDEN)
-    embeddings[:, 0] = 1.0  # behind the prompt: any letter
-    head[letters, 0] = 4.0
-    if ends:
-        embeddings[letters] = torch.eye(HIDDEN)[1]
-        head[words["."], 1] = 4.0
-        embeddings[words["."]] = torch.eye(HIDDEN)[2]
-        head[words["<|im_end|>"], 2] = 4.0
-    tensors = {**silent, "model.embed_tokens.weight": embeddings, "lm_head.weight": head}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
 
 
 @dataclass

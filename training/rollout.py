@@ -102,7 +102,7 @@ def sample(
     """
     lm.network.eval()
     named = range(len(prompts)) if streams is None else streams
-    stops = [None] * len(prompts) if stops is None else stops
+    everything = _Asked(prompts, limits, [None] * len(prompts) if stops is None else stops, on_token)
     order = sorted(range(len(prompts)), key=lambda i: (limits[i], len(prompts[i])), reverse=True)
     results: dict[int, Completion] = {}
 
@@ -110,13 +110,7 @@ def sample(
         rows = order[len(results) : len(results) + count]
         width = max(limits[row] for row in rows)
         uniform = np.stack([_stream(sampling.seed, named[row], limits[row], width) for row in rows])
-        asked = _Asked(
-            [prompts[row] for row in rows],
-            [limits[row] for row in rows],
-            [stops[row] for row in rows],
-            None if on_token is None else lambda at, token: on_token(rows[at], token),
-        )
-        return dict(zip(rows, _decode(lm, asked, sampling, uniform, prefixes), strict=True))
+        return dict(zip(rows, _decode(lm, everything.of(rows), sampling, uniform, prefixes), strict=True))
 
     while len(results) < len(prompts):
         found, batch = halving("sequences", min(batch, len(prompts) - len(results)), decode)
@@ -133,6 +127,16 @@ class _Asked:
     limits: Sequence[int]
     stops: Sequence[Stop | None]
     on_token: OnToken | None
+
+    def of(self, rows: Sequence[int]) -> _Asked:
+        """Some of the rows. Who is told every token is told its row here."""
+        tell = self.on_token
+        return _Asked(
+            [self.prompts[row] for row in rows],
+            [self.limits[row] for row in rows],
+            [self.stops[row] for row in rows],
+            None if tell is None else lambda at, token: tell(rows[at], token),
+        )
 
 
 def _stream(seed: int, number: int, count: int, width: int) -> npt.NDArray[np.float64]:

@@ -98,14 +98,14 @@ def chat(
     from training.rollout import Sampling
     from training.streaming import Voice
 
+    sampling = Sampling(temperature=temperature, seed=secrets.randbits(32) if seed is None else seed)
     config = run.config(profile=profile)
     screen = screen_for(run)
     with ExitStack() as stack:
-        with run.stderr.status(f"loading {config.model}") if screen.is_interactive else nullcontext():
+        is_shown = screen.is_interactive and not run.options.quiet
+        with run.stderr.status(f"loading {config.model}") if is_shown else nullcontext():
             ready = stack.enter_context(learner(run, config, adapter=adapter))
-        limit = _limit(max_new_tokens, ready.lm.max_sequence_tokens)
-        sampling = Sampling(temperature=temperature, seed=secrets.randbits(32) if seed is None else seed)
-        talk = Talk(run, ready, Voice(ready.lm, sampling), screen, system=system, limit=limit)
+        talk = Talk(run, ready, Voice(ready.lm, sampling), screen, system=system, limit=_limit(max_new_tokens, ready))
         _greet(run, screen, config, ready)
         try:
             talk.run()
@@ -113,17 +113,17 @@ def chat(
             if not screen.is_interactive or signalled.signal is not signal.SIGINT:
                 raise
             screen.piece("\n")  # behind the ^C of the terminal
-        tally, train_line = talk.tally, run.spell("train")
-        log = run.home.feedback_path
-        return ChatResult(ready.adapter, log, tally, screen.mistakes, screen.is_interactive, train_line)
+        log, train_line = run.home.feedback_path, run.spell("train")
+        return ChatResult(ready.adapter, log, talk.tally, screen.mistakes, screen.is_interactive, train_line)
 
 
-def _limit(asked: int | None, most: int) -> int:
+def _limit(asked: int | None, ready: Learner) -> int:
     """Most new tokens of an answer.
 
     Raises:
         UsageError: They leave no room for a question.
     """
+    most = ready.lm.max_sequence_tokens
     if asked is None:
         return min(NEW_TOKENS, most // 2)
     if asked > most - LEAST_PROMPT:
