@@ -93,18 +93,19 @@ def chat(
     A verdict goes to the feedback log at once, for train to learn from. After "- what is wrong" the model tries again.
     /help lists more. Ctrl-C stops an answer, Ctrl-D leaves. In a pipe, every line is a question or a verdict.
     """
-    from spearctl.screens import screen_for
-    from spearctl.talk import Talk
-    from training.rollout import Sampling
-    from training.streaming import Voice
-
-    sampling = Sampling(temperature=temperature, seed=secrets.randbits(32) if seed is None else seed)
     config = run.config(profile=profile)
+    from spearctl.screens import screen_for
+
     screen = screen_for(run)
     with ExitStack() as stack:
         is_shown = screen.is_interactive and not run.options.quiet
         with run.stderr.status(f"loading {config.model}") if is_shown else nullcontext():
+            from spearctl.talk import Talk
+            from training.rollout import Sampling
+            from training.streaming import Voice
+
             ready = stack.enter_context(learner(run, config, adapter=adapter))
+        sampling = Sampling(temperature=temperature, seed=secrets.randbits(32) if seed is None else seed)
         talk = Talk(run, ready, Voice(ready.lm, sampling), screen, system=system, limit=_limit(max_new_tokens, ready))
         _greet(run, screen, config, ready)
         try:
