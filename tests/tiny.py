@@ -6,6 +6,7 @@ the real thing.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,36 @@ def make_tiny_model(folder: Path, *, seed: int = 0, chat: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_parrot(folder: Path, *, ends: bool = True, sequence: int = 1024) -> Path:
+    """Writes a tiny instruct model that says a random letter and a full stop; or letters without end.
+
+    What comes next depends on the last token alone: all layers add nothing, so the embedding meets the output head.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    make_tiny_model(folder, chat=True)
+    config = json.loads((folder / "config.json").read_text())
+    changed = {"tie_word_embeddings": False, "max_position_embeddings": sequence}
+    (folder / "config.json").write_text(json.dumps({**config, **changed}))
+    width = 32
+    words = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    letters = [words[letter] for letter in "abcdefghijklmnopqrstuvwxyz"]
+    weights = load_file(folder / "model.safetensors")
+    silent = {name: tensor if "norm" in name else torch.zeros_like(tensor) for name, tensor in weights.items()}
+    embeddings, head = torch.zeros(len(words), width), torch.zeros(len(words), width)
+    embeddings[:, 0] = 1.0  # behind the prompt: any letter
+    head[letters, 0] = 4.0
+    if ends:
+        embeddings[letters] = torch.eye(width)[1]
+        head[words["."], 1] = 4.0
+        embeddings[words["."]] = torch.eye(width)[2]
+        head[words["<|im_end|>"], 2] = 4.0
+    tensors = {**silent, "model.embed_tokens.weight": embeddings, "lm_head.weight": head}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 

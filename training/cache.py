@@ -57,6 +57,17 @@ class KeyValues:
         keys, values = self._layers[index]
         return keys[row, :, columns], values[row, :, columns]
 
+    def settle(self) -> int:
+        """Counts what was decoded as part of the prompts.
+
+        Returns:
+            By how many tokens each of them grew.
+        """
+        grown = self.used - self.prompt_columns
+        self.lengths = [length + grown for length in self.lengths]
+        self.prompt_columns = self.used
+        return grown
+
     def select(self, rows: torch.Tensor) -> KeyValues:
         """The cache of some of the sequences."""
         chosen = object.__new__(KeyValues)
@@ -82,9 +93,11 @@ class Prefixes:
 
     Attributes:
         is_open: Whether more are kept.
+        newest_only: Whether what comes takes the place of what is kept.
     """
 
     is_open: bool = True
+    newest_only: bool = False
     _kept: list[tuple[tuple[int, ...], KeyValues, int]] = field(default_factory=list)
 
     def find(self, prompt: Sequence[int]) -> Known | None:
@@ -102,8 +115,19 @@ class Prefixes:
         """Keeps the caches of prompts, which are the rows of ``cache``, as long as it is open."""
         if not self.is_open:
             return
+        if self.newest_only:
+            self._kept.clear()
         self._kept += [(tuple(prompt), cache, row) for row, prompt in enumerate(prompts)]
         self._kept.sort(key=lambda kept: kept[0])
+
+    def go_on(self, tokens: Sequence[int]) -> None:
+        """Keeps a completion with its prompt, which was decoded alone and is the only one kept.
+
+        Args:
+            tokens: The completion. Its last token may not have been computed, and then is not kept.
+        """
+        ((prompt, cache, row),) = self._kept
+        self._kept = [((*prompt, *tokens[: cache.settle()]), cache, row)]
 
 
 class Prefill(Pattern):

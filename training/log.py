@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from training.errors import FeedbackError
 from training.feedback import Entry, merge
-from training.lines import MAX_LINE_BYTES, failure, open_regular, read_lines
+from training.lines import MAX_LINE_BYTES, Line, failure, open_regular, read_lines
 from training.parsing import encode_entry, entry_id, line_text, parse_entry, plain, reason
 
 _CHUNK_BYTES = 1 << 20
@@ -173,11 +173,35 @@ def forget(path: str | os.PathLike[str], ids: Iterable[str]) -> int:
         FeedbackError: The log is missing or cannot be rewritten. Then it is as it was.
     """
     unwanted = frozenset(ids)
-    path = Path(path)
+    return _remove(Path(path), lambda lines: [line for line in lines if entry_id(line) in unwanted])
+
+
+def retract(path: str | os.PathLike[str], entry: Entry) -> bool:
+    """Rewrite a log without the last line that says just what an entry says, as `append` wrote it.
+
+    Other lines of its id stay, so the entry is again what it was before that line. A kill leaves the old log or the
+    new one.
+
+    Args:
+        path: The log.
+        entry: As it was appended.
+
+    Returns:
+        Whether there was such a line.
+
+    Raises:
+        FeedbackError: The log is missing or cannot be rewritten. Then it is as it was.
+    """
+    said = encode_entry(entry)
+    return _remove(Path(path), lambda lines: [line for line in lines if line.finished and line.data == said][-1:]) > 0
+
+
+def _remove(path: Path, choose: Callable[[Iterator[Line]], list[Line]]) -> int:
+    """Take the chosen lines out of a log, and say how many they were."""
     try:
         with _locked(path, os.O_RDWR) as handle:
             with open(handle, "rb", closefd=False) as file:
-                going = [(line.start, line.end) for line in read_lines(file) if entry_id(line) in unwanted]
+                going = [(line.start, line.end) for line in choose(read_lines(file))]
             if going:
                 _replace_without(path, handle, going)
     except OSError as error:

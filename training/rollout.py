@@ -25,6 +25,9 @@ Notify = Callable[[str, int, int], None]
 Stop = Callable[[str], bool]
 """Says of a completion's text that all that was asked for is there. It must not depend on what a check expects."""
 
+OnToken = Callable[[int, int], None]
+"""Told the index of a prompt and a token of its completion, as it is chosen. What it raises ends the decoding."""
+
 _WORTH_LEAVING = 0.75
 """Finished sequences leave the batch when no more than this part of it goes on: copying the cache costs something."""
 _NUCLEUS = (64, 1024)
@@ -77,6 +80,7 @@ def sample(
     prefixes: Prefixes | None = None,
     phase: str = "sampling",
     notify: Notify = lambda phase, done, total: None,
+    on_token: OnToken | None = None,
 ) -> list[Completion]:
     """Samples one completion a prompt.
 
@@ -91,13 +95,14 @@ def sample(
         prefixes: What prompts may begin with and need not be computed again; these prompts are added.
         phase: Passed on to ``notify``.
         notify: Called after every batch.
+        on_token: Told every token at once; again from the first, where a batch ran out of memory and is halved.
 
     Returns:
         Completions in the order of the prompts.
     """
     lm.network.eval()
     named = range(len(prompts)) if streams is None else streams
-    stops = [None] * len(prompts) if stops is None else stops
+    everything = _Asked(prompts, limits, [None] * len(prompts) if stops is None else stops, on_token)
     order = sorted(range(len(prompts)), key=lambda i: (limits[i], len(prompts[i])), reverse=True)
     results: dict[int, Completion] = {}
 
@@ -105,8 +110,7 @@ def sample(
         rows = order[len(results) : len(results) + count]
         width = max(limits[row] for row in rows)
         uniform = np.stack([_stream(sampling.seed, named[row], limits[row], width) for row in rows])
-        asked = _Asked([prompts[row] for row in rows], [limits[row] for row in rows], [stops[row] for row in rows])
-        return dict(zip(rows, _decode(lm, asked, sampling, uniform, prefixes), strict=True))
+        return dict(zip(rows, _decode(lm, everything.of(rows), sampling, uniform, prefixes), strict=True))
 
     while len(results) < len(prompts):
         found, batch = halving("sequences", min(batch, len(prompts) - len(results)), decode)
@@ -117,11 +121,22 @@ def sample(
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A batch: prompts, most new tokens, and what says that a text need not go on."""
+    """A batch: prompts, most new tokens, what says that a text need not go on, and who is told every token."""
 
     prompts: Sequence[Sequence[int]]
     limits: Sequence[int]
     stops: Sequence[Stop | None]
+    on_token: OnToken | None
+
+    def of(self, rows: Sequence[int]) -> _Asked:
+        """Some of the rows. Who is told every token is told its row here."""
+        tell = self.on_token
+        return _Asked(
+            [self.prompts[row] for row in rows],
+            [self.limits[row] for row in rows],
+            [self.stops[row] for row in rows],
+            None if tell is None else lambda at, token: tell(rows[at], token),
+        )
 
 
 def _stream(seed: int, number: int, count: int, width: int) -> npt.NDArray[np.float64]:
@@ -156,6 +171,8 @@ def _decode(
                 ended[row] = True
                 continue
             out[row].append(token)
+            if asked.on_token is not None:
+                asked.on_token(row, token)
             if _is_complete(lm, token, out[row], asked.stops[row]):
                 stopped[row] = True
             elif len(out[row]) < limits[row]:

@@ -10,8 +10,8 @@ import pytest
 
 from spearctl.home import Home
 from tests.cli import Cli, clean_environment
-from tests.homes import make_template
-from tests.tiny import make_tiny_model
+from tests.homes import make_template, write_profile
+from tests.tiny import make_parrot, make_tiny_model
 
 
 @pytest.fixture
@@ -50,3 +50,12 @@ def device(cli: Cli, template: Home) -> Cli:
     """The command line with a home that can train: `tests.homes` says how small it is."""
     shutil.copytree(template.root, cli.home.root)
     return cli
+
+
+@pytest.fixture(scope="session")
+def parrot(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home whose model answers a letter and a full stop, for copying."""
+    folder = tmp_path_factory.mktemp("parrot")
+    home = make_template(folder, make_parrot(folder / "parrot-instruct"))
+    write_profile(folder / "small.toml", max_sequence=1024)
+    return home

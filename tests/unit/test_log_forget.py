@@ -7,6 +7,7 @@ import fcntl
 import os
 import stat
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,8 +15,8 @@ from hypothesis import strategies as st
 
 import training.log
 from training.errors import FeedbackError
-from training.feedback import Entry
-from training.log import append, forget, read_log
+from training.feedback import Attempt, Entry
+from training.log import append, forget, read_log, retract
 
 A = b'{"v":1,"id":"a","prompt":"p"}\n'
 B = b'{"v":1, "id": "b", "prompt":"p", "extra": [1]}\r\n'
@@ -176,3 +177,40 @@ def test_forgetting_in_a_log_that_is_missing_is_one_clear_error_and_makes_none(t
     with pytest.raises(FeedbackError, match=r"log\.jsonl"):
         forget(tmp_path / "log.jsonl", ["a"])
     assert list(tmp_path.iterdir()) == []
+
+
+def judged(verdict: Literal["right", "wrong"], completion: str = "c") -> Entry:
+    return Entry(v=1, id="a", prompt="p", attempts=(Attempt(completion, verdict),))
+
+
+def test_the_last_line_that_says_so_is_taken_back_and_no_other_byte_changes(tmp_path: Path) -> None:
+    path = write(tmp_path, b"\xef\xbb\xbf" + A + b"".join(OTHERS))
+    before = path.read_bytes()
+    append(path, [judged("wrong"), judged("right"), judged("wrong")])
+    whole = path.read_bytes()
+    append(path, [judged("right")])
+    with path.open("ab") as file:
+        file.write(B)
+    assert retract(path, judged("right")) is True
+    assert path.read_bytes() == whole + B
+    assert [retract(path, judged("wrong")) for _ in range(3)] == [True, True, False]
+    assert retract(path, judged("right")) is True
+    assert path.read_bytes() == before + B
+
+
+def test_what_is_taken_back_leaves_the_entry_as_it_was(tmp_path: Path) -> None:
+    path = write(tmp_path, A)
+    append(path, [judged("wrong")])
+    append(path, [judged("right")])
+    assert [attempt.verdict for attempt in read_log(path).entries[0].attempts] == ["right"]
+    retract(path, judged("right"))
+    assert [attempt.verdict for attempt in read_log(path).entries[0].attempts] == ["wrong"]
+
+
+def test_an_unfinished_line_is_not_taken_back(tmp_path: Path) -> None:
+    path = write(tmp_path, A)
+    append(path, [judged("right")])
+    path.write_bytes(path.read_bytes().removesuffix(b"\n"))
+    assert retract(path, judged("right")) is False
+    with pytest.raises(FeedbackError):
+        retract(tmp_path / "missing", judged("right"))
