@@ -224,17 +224,13 @@ class Member:
     def may_sign(self) -> bool:
         """Whether something may be signed now."""
         context, replica = self.context, self.context.replica
-        return (
-            replica.roster.is_member(context.me)
-            and not self.sealing.is_early
-            and self._gate.is_open(
-                self._others(),
-                context.links.values(),
-                known=replica.sealed.height,
-                offered=replica.seals.offered_height,
-                membership=replica.round_digest(MEMBERSHIP),
-                now=context.now,
-            )
+        return replica.roster.is_member(context.me) and self._gate.is_open(
+            self._others(),
+            context.links.values(),
+            known=replica.sealed.height,
+            offered=replica.seals.offered_height,
+            membership=replica.round_digest(MEMBERSHIP),
+            now=context.now,
         )
 
     @property
