@@ -328,7 +328,10 @@ class Member:
                 self.meeting.take_tip(message, link)
             case Push():
                 self.gossip.take(message.records, link)
-            case Have() | Listing():
+            case Have():
+                self.gossip.ask(message.ids, link)
+            case Listing():
+                self.transfers.listed(message.ids, link)
                 self.gossip.ask(message.ids, link)
             case Want():
                 self.gossip.give(message.ids, link)
