@@ -49,7 +49,7 @@ class Dialling:
         """Dials whom it is time to dial.
 
         Args:
-            first: Members that have to be heard, and for whom others make room.
+            first: Members that have to be heard, and for whom others make room, one at a time.
         """
         context, now = self._context, self._context.now
         self._under_way = {key: at for key, at in self._under_way.items() if now - at < limits.LINK_DEAD_S}
@@ -58,13 +58,15 @@ class Dialling:
         candidates = [(key, addresses) for key, addresses in sorted(self._contacts().items()) if key not in linked]
         context.rng.shuffle(candidates)
         wanted = {key for member in first for key in context.replica.roster.transports(member)}
-        for key, addresses in sorted(candidates, key=lambda candidate: candidate[0] not in wanted):
-            if dialled >= limits.MAX_DIALLED and key not in wanted:
-                return
+        for key, addresses in candidates:
+            is_full = dialled >= limits.MAX_DIALLED
+            # One at a time: those of them that are away would take the place of everybody else.
+            if is_full and (key not in wanted or wanted & self._under_way.keys()):
+                continue
             tried = self._tried.setdefault(key, _Tried(now, limits.REDIAL_S[0]))
             if now < tried.next_at:
                 continue
-            if dialled >= limits.MAX_DIALLED and not self._make_room(first):
+            if is_full and not self._make_room(first):
                 return
             context.actions.append(Dial(addresses[tried.turn % len(addresses)], key))
             self._under_way[key] = now
@@ -74,14 +76,15 @@ class Dialling:
             dialled += 1
 
     def _make_room(self, first: Set[bytes]) -> bool:
-        """Ends a dialled link to somebody who was heard; whether there was one."""
+        """Ends a dialled link to somebody who was heard; whether there was one besides the last."""
         context = self._context
         others = [link for link in context.members() if link.dialled and link.member not in first]
-        if others:
-            link = context.rng.choice(others)
-            context.send(link, Bye("others have to be heard"))
-            context.drop(link, "others have to be heard")
-        return bool(others)
+        if len(others) < 2:
+            return False
+        link = context.rng.choice(others)
+        context.send(link, Bye("others have to be heard"))
+        context.drop(link, "others have to be heard")
+        return True
 
     def _contacts(self) -> dict[bytes, list[str]]:
         """Addresses by CURVE key: what members say of themselves, then what tickets said."""

@@ -61,15 +61,23 @@ class Gossip:
                 self._context.drop(link, "too many records that nobody asked for")
                 return
             try:
-                record = open_record(item, self._context.replica.hash)
-                self.add(record, link)
-                if self._context.replica.holds(id):  # what came and was not kept is not asked for again at once
-                    self._asked.pop(id, None)
-            except Missing as missing:
-                self.ask([missing.id], link)
+                self._take_one(open_record(item, self._context.replica.hash), link)
             except (WireError, TrustError) as error:
                 self._context.drop(link, error.message)
                 return
+
+    def _take_one(self, record: Record, link: Link) -> None:
+        """Takes a record; if another has to come first, asks for that, and for this one behind it, once."""
+        try:
+            self.add(record, link)
+        except Missing as missing:
+            again = isinstance(record.body, Header | Certificate) and self._is_due(missing.id)
+            if again:
+                self._asked.pop(record.id, None)
+            self.ask([missing.id, record.id] if again else [missing.id], link)
+            return
+        if self._context.replica.holds(record.id):  # what came and was not kept is not asked for again at once
+            self._asked.pop(record.id, None)
 
     def add(self, record: Record, link: Link | None = None) -> None:
         """Takes a record whose signature holds.
@@ -178,11 +186,15 @@ class Gossip:
         for id in ids:
             if len(link.asked) >= MOST_ASKED:
                 break
-            if not self._context.replica.holds(id) and now - self._asked.get(id, -1e9) >= limits.ASK_AGAIN_S:
+            if not self._context.replica.holds(id) and self._is_due(id):
                 self._asked[id] = now
                 link.asked[id] = now
                 wanted.append(id)
         self._in_parts(link, wanted, Want)
+
+    def _is_due(self, id: bytes) -> bool:
+        """Whether an id was not asked for just now."""
+        return self._context.now - self._asked.get(id, -1e9) >= limits.ASK_AGAIN_S
 
     def tidy(self) -> None:
         """Forgets what was asked for long ago."""

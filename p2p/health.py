@@ -34,7 +34,7 @@ def find_troubles(context: Context, sealing: Sealing, signing: Signing, waiting:
     elif waiting:
         lines.append(f"this home is a copy or an old backup; before it shares, {waiting} members have to be heard")
     if sealing.is_early:
-        lines.append("the seal that this device's ticket names has not come yet; nothing is signed before")
+        lines.append("the seal that this device's ticket names has not come yet; no other is taken before")
     if sealing.lost:
         lines.append(f"{sealing.lost} deltas that an older copy of this home shared came too late for a seal")
     if not replica.roster.is_member(context.me):

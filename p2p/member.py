@@ -224,17 +224,13 @@ class Member:
     def may_sign(self) -> bool:
         """Whether something may be signed now."""
         context, replica = self.context, self.context.replica
-        return (
-            replica.roster.is_member(context.me)
-            and not self.sealing.is_early
-            and self._gate.is_open(
-                self._others(),
-                context.links.values(),
-                known=replica.sealed.height,
-                offered=replica.seals.offered_height,
-                membership=replica.round_digest(MEMBERSHIP),
-                now=context.now,
-            )
+        return replica.roster.is_member(context.me) and self._gate.is_open(
+            self._others(),
+            context.links.values(),
+            known=replica.sealed.height,
+            offered=replica.seals.offered_height,
+            membership=replica.round_digest(MEMBERSHIP),
+            now=context.now,
         )
 
     @property
@@ -332,7 +328,10 @@ class Member:
                 self.meeting.take_tip(message, link)
             case Push():
                 self.gossip.take(message.records, link)
-            case Have() | Listing():
+            case Have():
+                self.gossip.ask(message.ids, link)
+            case Listing():
+                self.transfers.listed(message.ids, link)
                 self.gossip.ask(message.ids, link)
             case Want():
                 self.gossip.give(message.ids, link)

@@ -1,4 +1,4 @@
-"""The deltas that a node holds, and the seals under them. Pure: records in, answers out.
+"""What all members share, as one node holds it: the rules by which deltas are let in, and the seals under them. Pure.
 
 A delta is *in the set* once its header, its certificate, its payload and all its parents are. Which deltas are in the
 set decides the state, so everything here must come out the same whatever the order in which records arrive:
@@ -12,11 +12,12 @@ set decides the state, so everything here must come out the same whatever the or
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from p2p import limits
 from p2p.codec import most_payload_bytes
+from p2p.dag import Dag, header_of, slot
 from p2p.encoding import digest
 from p2p.errors import TrustError, WireError
 from p2p.records import NONE, Genesis, Header, Record, SealContents
@@ -51,7 +52,7 @@ class Change:
     missing: set[bytes] = field(default_factory=set)
 
 
-class Replica:
+class Replica(Dag):
     """One node's copy of what all members share, without the tensors.
 
     Args:
@@ -60,23 +61,12 @@ class Replica:
     """
 
     def __init__(self, genesis: Genesis, start: bytes) -> None:
-        self.genesis = genesis
+        super().__init__(genesis)
         self.hash = genesis.hash
         self.roster = Roster(genesis)
         self.seals = SealChain(genesis, start)
         self._most_bytes = [most_payload_bytes(genesis.travelling(round)) for round in (2, 1)]  # by the round's parity
-        self._headers: dict[bytes, Record] = {}
-        self._set: set[bytes] = set()
-        self._rounds: dict[int, set[bytes]] = {}
-        self._payloads: dict[bytes, set[tuple[int, int]]] = {}
-        self._wanted: list[Header] | None = None
-        self._orphaned: list[bytes] | None = None
         self._newest: dict[bytes, Record] = {}
-        self._naming: dict[bytes, set[bytes]] = {}
-        self._bodies: dict[tuple[bytes, int], list[bytes]] = {}
-        self._successors: dict[tuple[bytes, bytes], list[bytes]] = {}
-        self._children: dict[bytes, set[bytes]] = {}
-        self._pending: dict[bytes, int] = {}
         self._digests: dict[int, bytes] = {}
         self._compositions: dict[int, Composition] = {}
         self._seen_roster = 0
@@ -105,14 +95,6 @@ class Replica:
         """Headers of higher rounds are not taken."""
         return min(self.head + limits.ROUNDS_AHEAD, self.sealed.round + limits.MOST_UNSEALED_ROUNDS)
 
-    def rounds(self) -> tuple[int, ...]:
-        """The rounds above the last seal that hold something, ascending."""
-        return tuple(sorted(self._rounds))
-
-    def in_round(self, round: int) -> tuple[bytes, ...]:
-        """Ids in the set of one round, sorted."""
-        return tuple(sorted(self._rounds.get(round, ())))
-
     def authors(self, round: int) -> frozenset[bytes]:
         """Who has a delta in a round of the set."""
         if round == self.sealed.round:
@@ -121,12 +103,6 @@ class Replica:
 
     # What there is.
 
-    def header(self, id: bytes) -> Header:
-        """The header of a delta that is held."""
-        body = self._headers[id].body
-        assert isinstance(body, Header)
-        return body
-
     def get(self, id: bytes) -> Record | None:
         """Any record that is held."""
         return self._headers.get(id) or self.roster.get(id)
@@ -134,21 +110,6 @@ class Replica:
     def holds(self, id: bytes) -> bool:
         """Whether a record, or the accusation of an equivocator, is here."""
         return self.get(id) is not None or self.roster.equivocator(id) is not None
-
-    def is_in_set(self, id: bytes) -> bool:
-        """Whether a delta is in the set."""
-        return id in self._set
-
-    def has_payload(self, payload: bytes) -> bool:
-        """Whether a payload is here and was checked."""
-        return payload in self._payloads
-
-    def _has_payload_of(self, header: Header) -> bool:
-        return header.is_null or self._use(header) in self._payloads.get(header.payload, ())
-
-    def _use(self, header: Header) -> tuple[int, int]:
-        """What a header says of its payload, besides its hash: two may say different things of one payload."""
-        return header.payload_bytes, header.round % 2 if self.genesis.share == "alternate" else 0
 
     def proof(self, id: bytes) -> tuple[Record, Record] | None:
         """The headers behind an accusation."""
@@ -161,27 +122,11 @@ class Replica:
 
     def remember(self, record: Record) -> bool:
         """Takes note of what an author signed last, in case it comes back from a backup; whether that is new."""
-        header, known = _header(record), self._newest.get(_header(record).author)
-        if known is not None and _header(known).round >= header.round:
+        header, known = header_of(record), self._newest.get(header_of(record).author)
+        if known is not None and header_of(known).round >= header.round:
             return False
         self._newest[header.author] = record
         return True
-
-    def unsealed(self) -> Iterator[Record]:
-        """All headers that are held, by round."""
-        yield from sorted(self._headers.values(), key=lambda record: (_header(record).round, record.id))
-
-    def wanted_payloads(self) -> list[Header]:
-        """Headers whose payload is not here yet, lowest round first."""
-        if self._wanted is None:
-            waiting = (self.header(id) for id in self._pending)
-            wanted = (header for header in waiting if not self._has_payload_of(header))
-            self._wanted = sorted(wanted, key=lambda header: (header.round, header.payload))
-        return self._wanted
-
-    def pending_of(self, author: bytes) -> tuple[bytes, ...]:
-        """Ids of the headers of an author that wait for their payload or their parents."""
-        return tuple(id for id in self._pending if self.header(id).author == author)
 
     def listing(self, round: int) -> tuple[bytes, ...]:
         """What two nodes compare of a round: ids in the set, without those of equivocators.
@@ -196,16 +141,6 @@ class Replica:
     def listed_rounds(self) -> tuple[int, ...]:
         """The rounds above the last seal whose listing is not empty, ascending."""
         return tuple(round for round in self.rounds() if self.listing(round))
-
-    def wanted_parents(self) -> list[bytes]:
-        """Ids of parents that nobody has sent yet, sorted."""
-        if self._orphaned is None:
-            self._orphaned = sorted(self._children.keys() - self._headers.keys())
-        return self._orphaned
-
-    def _waits_change(self) -> None:
-        """Forgets what was worked out of what pending headers wait for."""
-        self._wanted = self._orphaned = None
 
     def composition(self, round: int) -> Composition:
         """What decides the sum of an unsealed round."""
@@ -267,7 +202,7 @@ class Replica:
             TrustError: Its certificate is somebody else's.
             Missing: Its certificate is not here.
         """
-        header, change = _header(record), Change()
+        header, change = header_of(record), Change()
         if record.id in self._headers:
             return change
         if not self.sealed.round < header.round <= self.ceiling:
@@ -284,7 +219,7 @@ class Replica:
         self._accuse(record, header, change)
         if not (was_kept or self._has_room(record.id, header)):
             return change
-        self._keep(record, header)
+        self._keep(record, self._needed_parents(header))
         change.kept.append(record)
         self._settle([record.id], change)
         return change
@@ -305,12 +240,6 @@ class Replica:
             self._refuse(id, change)
         return change
 
-    def _waiting_like(self, checked: Header) -> list[bytes]:
-        """Ids of pending headers that say the same of the same payload."""
-        said = checked.payload, self._use(checked)
-        waiting = ((id, self.header(id)) for id in self._pending)
-        return [id for id, header in waiting if (header.payload, self._use(header)) == said]
-
     def add_proof(self, first: Record, second: Record) -> Change:
         """Takes a proof of equivocation from elsewhere; both signatures hold.
 
@@ -321,20 +250,20 @@ class Replica:
         change = Change()
         if not contradict(first, second):
             raise WireError("a proof that proves nothing")
-        author = _header(first).author
+        author = header_of(first).author
         if self.roster.certificate_of(author) is None:
             raise Missing(author)
         self._accuse_pair(first, second, change)
         return change
 
     def _accuse(self, record: Record, header: Header, change: Change) -> None:
-        for known in (*self._bodies.get(_slot(header), ()), *self._successors.get((header.author, header.prev), ())):
+        for known in (*self._bodies.get(slot(header), ()), *self._successors.get((header.author, header.prev), ())):
             if known != record.id:
                 self._accuse_pair(self._headers[known], record, change)
                 return
 
     def _accuse_pair(self, first: Record, second: Record, change: Change) -> None:
-        author = _header(first).author
+        author = header_of(first).author
         if self.roster.add_equivocator(author):
             pair = (first, second) if first.id < second.id else (second, first)
             self._proofs[author] = pair
@@ -344,20 +273,9 @@ class Replica:
         """Whether a header is kept: always when a child waits for it, else within the limits of its author."""
         if id in self._children:
             return True
-        if len(self._bodies.get(_slot(header), ())) >= limits.KEPT_BODIES:
+        if len(self._bodies.get(slot(header), ())) >= limits.KEPT_BODIES:
             return False
         return len(self.pending_of(header.author)) < limits.MAX_PENDING_HEADERS_PER_AUTHOR
-
-    def _keep(self, record: Record, header: Header) -> None:
-        self._waits_change()
-        self._headers[record.id] = record
-        self._bodies.setdefault(_slot(header), []).append(record.id)
-        self._successors.setdefault((header.author, header.prev), []).append(record.id)
-        self._pending[record.id] = header.round
-        if not header.is_null:
-            self._naming.setdefault(header.payload, set()).add(record.id)
-        for parent in set(self._needed_parents(header)) - self._set:
-            self._children.setdefault(parent, set()).add(record.id)
 
     def _needed_parents(self, header: Header) -> tuple[bytes, ...]:
         return header.parents if header.round > self.sealed.round + 1 else ()
@@ -378,6 +296,7 @@ class Replica:
             change.missing.update(parent for parent in parents if parent not in self._headers)
             if all(parent in self._set for parent in parents) and self._has_payload_of(header):
                 self._enter(id, header)
+                self._changed(header.round)
                 change.entered.append(id)
                 waiting += sorted(self._children.pop(id, ()))
         # A parent that turned out wrong for its child is a reason to look at the child, not at the parent.
@@ -399,14 +318,6 @@ class Replica:
             and len(set(authors)) == len(authors)
         )
 
-    def _enter(self, id: bytes, header: Header) -> None:
-        self._version += 1
-        self._waits_change()
-        del self._pending[id]
-        self._set.add(id)
-        self._rounds.setdefault(header.round, set()).add(id)
-        self._forget_worked_out(header.round)
-
     def _refuse(self, id: bytes, change: Change) -> None:
         """Forgets a header that can never enter the set, and all that waits for it and so cannot either."""
         refused = [id]
@@ -417,32 +328,16 @@ class Replica:
                 self._forget(id, change)
 
     def _forget(self, id: bytes, change: Change) -> None:
-        self._version += 1
-        self._waits_change()
+        round, payload = self.header(id).round, self._remove(id)
+        self._changed(round)
         change.forgotten.append(id)
-        header = self.header(id)
-        for index, key in ((self._bodies, _slot(header)), (self._successors, (header.author, header.prev))):
-            index[key].remove(id)  # type: ignore[index]  # each with its own key
-            if not index[key]:  # type: ignore[index]
-                del index[key]  # type: ignore[arg-type]
-        for parent in header.parents:
-            self._children.get(parent, set()).discard(id)
-            if parent in self._children and not self._children[parent]:
-                del self._children[parent]
-        if id in self._set:
-            self._set.discard(id)
-            self._rounds[header.round].discard(id)
-            if not self._rounds[header.round]:
-                del self._rounds[header.round]
-            self._forget_worked_out(header.round)
-        self._pending.pop(id, None)
-        del self._headers[id]
-        if not header.is_null:
-            self._naming[header.payload].discard(id)
-            if not self._naming[header.payload]:
-                del self._naming[header.payload]
-                self._payloads.pop(header.payload, None)
-                change.freed.append(header.payload)
+        if payload is not None:
+            change.freed.append(payload)
+
+    def _changed(self, round: int) -> None:
+        """Takes note that a round of the set may be another now."""
+        self._version += 1
+        self._forget_worked_out(round)
 
     # Seals.
 
@@ -468,7 +363,7 @@ class Replica:
         for member in contents.equivocators:
             self.roster.add_equivocator(member)
         self._forget_worked_out()
-        for id in [id for id, known in self._headers.items() if _header(known).round <= seal.round]:
+        for id in [id for id, known in self._headers.items() if header_of(known).round <= seal.round]:
             self._forget(id, change)
         self._waits_change()
         for delta in contents.deltas:
@@ -480,14 +375,6 @@ class Replica:
         self._settle(freed, change)
         return change
 
-    def _free_of_parents(self, id: bytes) -> None:
-        for parent in self.header(id).parents:
-            children = self._children.get(parent)
-            if children is not None:
-                children.discard(id)
-                if not children:
-                    del self._children[parent]
-
 
 def contradict(first: Record, second: Record) -> bool:
     """Whether two headers prove that their author says two things at once."""
@@ -495,15 +382,6 @@ def contradict(first: Record, second: Record) -> bool:
         return False
     one, other = first.body, second.body
     return one.author == other.author and (one.round == other.round or one.prev == other.prev)
-
-
-def _slot(header: Header) -> tuple[bytes, int]:
-    return header.author, header.round
-
-
-def _header(record: Record) -> Header:
-    assert isinstance(record.body, Header)
-    return record.body
 
 
 __all__ = ["NONE", "Change", "Composition", "Replica", "contradict"]

@@ -81,7 +81,7 @@ class Sealing:
 
     @property
     def is_early(self) -> bool:
-        """Whether the seal that the ticket names has not come yet: until then this node knows too little to sign."""
+        """Whether the seal that the ticket names has not come yet: until then no other is taken."""
         return self._context.replica.sealed.height < self._named[0]
 
     def wanted(self) -> list[Wish]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 from p2p import limits
 from p2p.codec import decode_payload
@@ -11,6 +12,7 @@ from p2p.downloads import Download, Downloads, Wish
 from p2p.errors import PayloadError
 from p2p.gossip import Gossip
 from p2p.links import Link
+from p2p.records import Header
 from p2p.sealing import Sealing
 from p2p.wire import Chunk, NoBlob, WantChunk
 
@@ -81,6 +83,12 @@ class Transfers:
         if answer.blob in self._downloads:
             link.lacks[answer.blob] = self._context.now
             self._downloads.refused(link.number, answer.blob)
+
+    def listed(self, ids: Iterable[bytes], link: Link) -> None:
+        """A member has these deltas with their payloads, also those that it lacked a moment ago."""
+        for record in map(self._context.replica.get, ids if link.lacks else ()):
+            if record is not None and isinstance(record.body, Header):
+                link.lacks.pop(record.body.payload, None)
 
     def take(self, chunk: Chunk, link: Link) -> None:
         """Takes a piece that came."""

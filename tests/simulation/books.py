@@ -65,6 +65,11 @@ class Books:
         other._pending, other._under_way, other._backup = self._pending, dict(self._under_way), self._pending
         return other
 
+    def signed_rounds(self) -> dict[bytes, int]:
+        """Rounds of what this home signed itself, by id."""
+        headers = ((id, self._evidence.header(id)) for id in self._signed)
+        return {id: header.round for id, header in headers if header is not None}
+
     def check_promises(self, device: Device) -> None:
         """What was promised is on the disk."""
         if not self.promised <= self._taken:

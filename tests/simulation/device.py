@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,6 +84,10 @@ class Device:
     def is_running(self, run: int) -> bool:
         """Whether this is still the same run, of a member or a newcomer."""
         return self.run == run and (self.member is not None or self.newcomer is not None)
+
+    def is_cut_off(self, members: Collection[bytes]) -> bool:
+        """Whether it has a link to none of some members."""
+        return self.member is None or not any(link.member in members for link in self.member.context.members())
 
     @property
     def clock_s(self) -> int:
@@ -242,13 +246,18 @@ class Device:
 
         A restored home asks the members that it knows of, and those of whom they know. It cannot ask one that it let in
         itself, after the backup was made, and that nobody else knows of; nor one that was restored as well. The
-        original of a copy takes the word of the first that it meets.
+        original of a copy takes the word of the first that it meets. What a copy or its original signed and sent to
+        nobody, because it was cut off at that moment and still is, nobody can tell the other.
         """
         assert self.member is not None
         me, members = self.identity.node_id, self.member.context.replica.roster.members()
         if self.books.was_copied:
             members = [member for member in members if member in self.member._gate.heard]
-        forgotten = [round for id, round in self.world.evidence.said.get(me, {}).items() if id not in self.books.mine]
+        signed = dict(self.world.evidence.said.get(me, {}))
+        for device in self.world.devices:
+            if device.identity.node_id == me and not device.has_left and device.is_cut_off(members):
+                signed |= device.books.signed_rounds()
+        forgotten = [round for id, round in signed.items() if id not in self.books.mine]
         kept = [0]
         for device in self.world.devices:
             raw = device.disk.get(f"newest/{me.hex()}")

@@ -1,0 +1,44 @@
+"""Whom a member dials, and for whom it makes room."""
+
+from __future__ import annotations
+
+import pytest
+
+from p2p import limits
+from p2p.actions import Action, Dial
+from p2p.member import Member
+from tests.company import Company
+from tests.simulation.people import person
+
+
+def test_members_that_are_away_and_have_to_be_heard_keep_nobody_from_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "MAX_DIALLED", 2)
+    monkeypatch.setattr(limits, "REDIAL_S", (1.0, 4.0))
+    company = Company(6)
+    company.disks[0].is_suspect = True
+    company.restart(0)
+    there, away, dialled = {1, 2}, {3, 4, 5}, list[int]()
+    numbers = {person(number).transport_public: number for number in there | away}
+    for key, number in numbers.items():
+        company.members[0].dialling.remember(f"n{number}:1", key)
+
+    def tick(member: Member, now: float) -> list[Action]:
+        actions = member.tick(now=now, clock_s=1)
+        dialled.extend(numbers[action.key] for action in actions if isinstance(action, Dial))
+        return actions
+
+    for number in there:
+        company.link(0, number)
+    for _ in range(600):
+        company.now += 1.0
+        before = len(dialled)
+        company.do(0, tick)
+        for number in there & {*dialled[before:]}:
+            company.link(0, number)
+        for number in there:
+            company.do(number, lambda member, now: member.tick(now=now, clock_s=1))
+        assert {link.member for link in company.members[0].context.members()}, f"alone after {company.now} s"
+    assert {*dialled} >= away
+    assert "others have to be heard" in company.drops(0)
