@@ -58,7 +58,7 @@ def overview(
             "member": replica.roster.is_member(context.me),
         },
         "peers": peers,
-        "rounds": _rounds(context),
+        "contributions": _contributions(context),
         "dropped": [_dropped(context, drop, now) for drop in context.dropped if not _is_ordinary(drop.reason)],
     }
 
@@ -138,7 +138,7 @@ def _peer(
     }
 
 
-def _rounds(context: Context) -> list[dict[str, Any]]:
+def _contributions(context: Context) -> list[dict[str, Any]]:
     """Who has a delta in the last rounds that no seal has passed, newest first; who learned most comes first."""
     replica, found = context.replica, []
     for round in reversed(replica.rounds()[-MOST_ROUNDS:]):

@@ -130,7 +130,7 @@ def evaluate(
 
 def _record(run: Run, ready: Learner, entries: Sequence[Entry], found: Evaluation) -> None:
     """Keeps the figures for `log`. What was measured is worth more than that, so a failure is only told."""
-    from training.errors import StoreError
+    from training.errors import TrainingError
     from training.evaluate import questions_digest
 
     if not found.answers:
@@ -143,7 +143,7 @@ def _record(run: Run, ready: Learner, entries: Sequence[Entry], found: Evaluatio
             right=found.accuracy.count,
             formatted=found.format_rate.count,
         )
-    except StoreError as error:
+    except TrainingError as error:
         run.say(f"`log` will not show these figures: {error.message}")
 
 

@@ -19,6 +19,7 @@ from spearctl.config import Config
 from spearctl.errors import UsageError
 from spearctl.learner import Fit, Learner, Phases, learner
 from spearctl.output import Page, Result
+from spearctl.pace import PaceWriter
 from spearctl.run import Run
 from spearctl.supply import Supply, advice
 from spearctl.text import count, tilde
@@ -173,7 +174,7 @@ def train(
         with History(run.home.history_path) as history:
             trained = frozenset[str]() if again else history.trained()
             pool = Pool(log.entries, trained=trained, played=history.plays())
-            adapter = history.current
+            adapter = sharing.in_use(run, config, history.current)
         supply = Supply(
             len(log.entries), pool.playable, pool.waiting, pool.already_trained, pool.contradictory, len(log.problems)
         )
@@ -227,7 +228,7 @@ def _train(
     with (
         learner(run, config, hand_over=hand_over, fit=fit) as ready,
         signals.deferred(heard) as stop,
-        Phases(run) as phases,
+        Phases(run, PaceWriter(run.home, rounds)) as phases,
     ):
         ready.store.tidy()
         try:

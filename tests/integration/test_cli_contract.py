@@ -273,7 +273,7 @@ def test_a_bug_is_code_1_and_asks_for_a_report(cli: Cli, monkeypatch: pytest.Mon
     def broken(home: object) -> None:
         raise KeyError("surprise")
 
-    monkeypatch.setattr("spearctl.commands.status._learning", broken)
+    monkeypatch.setattr("spearctl.snapshot._learning", broken)
     outcome = cli("status")
     assert outcome.code == 1
     assert outcome.err.startswith("error: unexpected KeyError: 'surprise'\nhint: ")
@@ -289,7 +289,7 @@ def test_a_failing_disk_is_not_called_a_bug(cli: Cli, monkeypatch: pytest.Monkey
     def full(home: object) -> None:
         raise OSError(28, "No space left on device", "/somewhere")
 
-    monkeypatch.setattr("spearctl.commands.status._learning", full)
+    monkeypatch.setattr("spearctl.snapshot._learning", full)
     outcome = cli("status")
     assert outcome.code == 9
     assert outcome.err.startswith("error: /somewhere: No space left on device\n")
