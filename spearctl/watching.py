@@ -164,7 +164,7 @@ class WatchResult(Result):
                     f"{size(received)}/s" if is_linked and received is not None else "",
                 ]
             )
-        titles = (_right("HEAD"), _right("SEEN"), _right("SENT"), _right(""), _right("RECEIVED"), _right(""))
+        titles = [_right(title) for title in ("HEAD", "SEEN", "SENT", "NOW", "RECEIVED", "NOW")]
         _table(console, ["PEER", "STATE", *titles], rows)
 
     def _rounds(self, console: Page) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import typer
 
 ORDER = (
-    *("init", "invite", "join", "up", "status", "feedback", "train", "eval"),
+    *("init", "invite", "join", "up", "status", "feedback", "train", "eval", "log"),
     *("adapter", "peers", "export", "profile", "demo"),
 )
 """How help lists them: in the order of a first day. Modules that are not named here follow."""
