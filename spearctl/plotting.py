@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 KINDS = (".png", ".svg", ".pdf")
 WIDTH_INCHES, PANEL_INCHES = 8.0, 2.4
 DPI = 150
+FEWEST_ROUNDS = 6
+"""There is room for so many even where there are fewer, so that bars stay bars."""
 BLUE, ORANGE, GREEN = "#0072b2", "#e69f00", "#009e73"
 """That people who see few colours tell apart (Okabe and Ito)."""
 
@@ -99,8 +101,9 @@ def _finish(axes: Any, numbers: list[int]) -> None:
         axis.grid(axis="y", color="#dddddd", linewidth=0.7)
         axis.set_axisbelow(True)
     axes[-1].set_xlabel("round")
-    axes[-1].set_xlim(numbers[0] - 0.6, numbers[-1] + 0.6)
-    axes[-1].xaxis.get_major_locator().set_params(integer=True)
+    axes[-1].set_xlim(numbers[0] - 0.6, max(numbers[-1], numbers[0] + FEWEST_ROUNDS - 1) + 0.6)
+    ticks = require("matplotlib.ticker", "plot", "--plot").MaxNLocator
+    axes[-1].xaxis.set_major_locator(ticks(integer=True, min_n_ticks=1))
 
 
 def _legend(axis: Any) -> None:
