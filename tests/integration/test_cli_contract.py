@@ -33,6 +33,7 @@ def test_the_commands_of_this_version_are_there() -> None:
     expected = {
         ("init",),
         ("status",),
+        ("log",),
         ("adapter", "list"),
         ("adapter", "use"),
         ("adapter", "rollback"),
@@ -210,6 +211,7 @@ def test_the_version_is_told_as_text_and_as_json(cli: Cli) -> None:
 
 EVERYTHING = [
     ("status",),
+    ("log",),
     ("adapter", "list"),
     ("adapter", "use", "local:1"),
     ("adapter", "rollback"),
@@ -253,7 +255,7 @@ def test_piped_text_is_not_wrapped(cli: Cli) -> None:
     assert long.strip() in cli("status").out
 
 
-@pytest.mark.parametrize("words", [w for w in LEAVES if w[0] in {"status", "adapter"}], ids=joined)
+@pytest.mark.parametrize("words", [w for w in LEAVES if w[0] in {"status", "log", "adapter"}], ids=joined)
 def test_without_a_home_a_command_says_how_to_make_one(cli: Cli, words: tuple[str, ...]) -> None:
     extra = ("base",) if words == ("adapter", "use") else ()
     outcome = cli(*words, *extra)

@@ -265,6 +265,17 @@ def test_nobody_who_reads_ends_it(anna: Device) -> None:
     process.stdout = None
 
 
+def test_train_and_status_say_alike_what_a_member_uses(pair: list[Device]) -> None:
+    anna, _ = pair
+    agree(*pair)
+    head = anna.status()["swarm"]["head_round"]
+    assert head
+    write_log(anna.home.feedback_path, winnable(1))
+    assert f"adapter in use: round:{head}\n" in anna("train", "--dry-run").out
+    assert f"adapter   round {head} of the swarm\n" in anna("status").out
+    anna.home.feedback_path.write_bytes(b"")
+
+
 # What is refused.
 
 
