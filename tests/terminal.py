@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 
 @dataclass(frozen=True)
 class Terminal:
@@ -59,6 +61,8 @@ def terminal(environ: Mapping[str, str], cwd: Path, columns: int = 80, rows: int
         columns: Of the terminal.
         rows: Of the terminal.
     """
+    if shutil.which("tmux") is None:
+        pytest.skip("needs tmux, which .ci/run installs")
     folder = Path(tempfile.mkdtemp(prefix="tmux", dir="/tmp"))
     made = Terminal(folder, folder / "raw")
     plain = ["env", "-i", *(f"{name}={value}" for name, value in environ.items() if name not in {"TMUX", "TMUX_PANE"})]
