@@ -55,6 +55,13 @@ class Blobs:
         """Bytes of a whole blob; 0 if it is not there."""
         return _size(self._path(name))
 
+    def written_s(self, name: bytes) -> float | None:
+        """When a whole blob was written, in Unix time, by this device's clock; None if it is not there."""
+        path = self._path(name)
+        with disk_errors(path), suppress(FileNotFoundError):
+            return path.stat().st_mtime
+        return None
+
     def read(self, name: bytes) -> bytes:
         """A whole blob.
 

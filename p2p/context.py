@@ -32,6 +32,7 @@ class Context:
         actions: What the step asks for.
         ended: Links that went down or were ended in this step.
         dropped: Links that were ended lately, newest last.
+        heard: When members were heard last whose links are gone.
     """
 
     genesis: Genesis
@@ -45,6 +46,7 @@ class Context:
     actions: list[Action] = field(default_factory=list)
     ended: list[Link] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
+    heard: dict[bytes, float] = field(default_factory=dict)
 
     @property
     def me(self) -> bytes:

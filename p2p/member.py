@@ -303,6 +303,8 @@ class Member:
         for link in self.context.ended:
             self._downloads.link_down(link.number)
             self.meeting.link_down(link)
+            if link.member is not None:
+                self.context.heard[link.member] = link.heard
         self.context.ended.clear()
 
     def _heard_of_own(self, record: Record) -> None:

@@ -14,6 +14,9 @@ from p2p.records import Certificate
 from p2p.transport import DISCONNECTED, REPLACED, LinkStats
 
 BANNED = "banned here"
+MOST_ROUNDS = 6
+MOST_AUTHORS = 16
+"""Of a round, that are named."""
 ORDINARY = frozenset({BANNED, DISCONNECTED, REPLACED, "a second link", "others have to be heard"})
 """Why links end that nobody has to look into."""
 
@@ -55,6 +58,7 @@ def overview(
             "member": replica.roster.is_member(context.me),
         },
         "peers": peers,
+        "contributions": _contributions(context),
         "dropped": [_dropped(context, drop, now) for drop in context.dropped if not _is_ordinary(drop.reason)],
     }
 
@@ -117,20 +121,48 @@ def _peer(
     record, where = roster.certificate_of(member), roster.peer(member)
     link = next((link for link in context.members() if link.member == member), None)
     body = record.body if record else None
+    heard = link.heard if link else context.heard.get(member)
     beat, counts = (link.beat, stats.get(link.number)) if link else (None, None)
     return {
         "id": member.hex(),
-        "name": body.name if isinstance(body, Certificate) else "",
+        "name": _name(context, member),
         "state": _standing(context, member, link, is_banned),
         "let_in_by": body.issuer.hex() if isinstance(body, Certificate) else None,
         "founder": member == context.genesis.sealer,
         "addresses": list(where.addresses) if where else [],
         "head_round": beat.head if beat else None,
         "state_hash": beat.state.hex() if beat else None,
-        "last_seen_s": now - link.heard if link else None,
+        "last_seen_s": None if heard is None else now - heard,
         "sent_bytes": counts.sent_bytes if counts else 0,
         "received_bytes": counts.received_bytes if counts else 0,
     }
+
+
+def _contributions(context: Context) -> list[dict[str, Any]]:
+    """Who has a delta in the last rounds that no seal has passed, newest first; who learned most comes first."""
+    replica, found = context.replica, []
+    for round in reversed(replica.rounds()[-MOST_ROUNDS:]):
+        headers = [replica.header(id) for id in replica.in_round(round)]
+        learned = sorted((header for header in headers if not header.is_null), key=lambda h: (-h.wins, h.author))
+        authors = [
+            {"id": header.author.hex(), "name": _name(context, header.author), "wins": header.wins}
+            for header in learned[:MOST_AUTHORS]
+        ]
+        found.append(
+            {
+                "round": round,
+                "deltas": len(learned),
+                "null": len(headers) - len(learned),
+                "wins": sum(header.wins for header in learned),
+                "authors": authors,
+            }
+        )
+    return found
+
+
+def _name(context: Context, member: bytes) -> str:
+    record = context.replica.roster.certificate_of(member)
+    return record.body.name if record and isinstance(record.body, Certificate) else ""
 
 
 def _standing(context: Context, member: bytes, link: Link | None, is_banned: bool) -> str:

@@ -25,6 +25,7 @@ from spearctl import signals
 from spearctl.errors import HomeLockedError, UsageError
 from spearctl.learner import Phases
 from spearctl.output import Page, Result, emit
+from spearctl.pace import PaceWriter
 from spearctl.rounds import Rounds
 from spearctl.run import Run
 from spearctl.supply import Supply
@@ -259,7 +260,7 @@ class Follower:
         def heard() -> None:
             self._run.say_at_once("stopping at the next safe point (again to stop at once)")
 
-        with signals.deferred(heard) as stop, Phases(self._run) as phases:
+        with signals.deferred(heard) as stop, Phases(self._run, PaceWriter(self._run.home, self._most)) as phases:
             while not stop and (self._most is None or len(self._rounds.reports) < self._most):
                 if self._feed.look():
                     self._tell_problems()

@@ -1,10 +1,11 @@
 """A home: the folder that holds what one device knows, and the lock that lets one trainer at a time into it.
 
     config.toml      settings, and the format number
-    node.db          training history
+    node.db          training history; node.db.schema-1 is as an older spearctl left it
     adapters/        adapter versions
     feedback.jsonl   what people said
     train.lock       held while something is trained
+    train.progress   how far that is
     identity.pem     the keys of this device
     swarm/           what it shares with others, once it belongs to a swarm
     profiles/        hardware profiles that were measured here
@@ -42,6 +43,7 @@ FORMAT = 1
 OWN_NAMES = frozenset(
     {
         *("config.toml", "node.db", "node.db-wal", "node.db-shm", "adapters", "feedback.jsonl", "train.lock"),
+        *("node.db.schema-1", "train.progress"),
         *("profiles", "identity.pem", "recovery.pem", "swarm", "swarm.next", "swarm.building", "outbox"),
         *("node.log", "node.log.1"),
     }
@@ -100,6 +102,11 @@ class Home:
     def lock_path(self) -> Path:
         """The file that a trainer locks."""
         return self.root / "train.lock"
+
+    @property
+    def progress_path(self) -> Path:
+        """The file in which a trainer says how far it is."""
+        return self.root / "train.progress"
 
     @property
     def is_initialised(self) -> bool:

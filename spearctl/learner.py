@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from spearctl import sharing
 from spearctl.config import Config
 from spearctl.errors import ConfigError
+from spearctl.pace import PaceWriter
 from spearctl.progress import Meter
 from spearctl.run import Run
 
@@ -136,10 +137,12 @@ class Phases:
 
     Args:
         run: Whose stderr is written to.
+        pace: Is told, too; each `begin` is a round.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, pace: PaceWriter | None = None) -> None:
         self._run = run
+        self._pace = pace
         self._label = ""
         self._shown: tuple[str, int] | None = None
         self._meter = Meter()
@@ -150,14 +153,20 @@ class Phases:
 
     def __exit__(self, *_: object) -> None:
         self.end()
+        if self._pace is not None:
+            self._pace.close()
 
     def begin(self, label: str) -> None:
         """Ends the bar and names what comes next: "round 2 of 5"."""
         self.end()
         self._label = label
+        if self._pace is not None:
+            self._pace.begin()
 
     def show(self, phase: str, done: int, total: int) -> None:
         """Shows that ``done`` of ``total`` of a phase is done."""
+        if self._pace is not None:
+            self._pace.show(phase, done, total)
         if not self._run.stderr.is_terminal:
             return
         if self._shown != (phase, total):

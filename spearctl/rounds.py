@@ -41,14 +41,12 @@ class Rounds:
     Attributes:
         reports: Of the rounds that were kept.
         handed: Wins handed over to the node; None where this home's learning is of no use to a swarm.
-        adapter: Name of the version in use.
     """
 
     def __init__(self, run: Run, config: Config, watch: Watch, *, keep: bool) -> None:
         self._run, self._config, self._watch, self._keep = run, config, watch, keep
         self.reports: list[RoundReport] = []
         self.handed = 0 if sharing.takes_part(run, config) else None
-        self.adapter = ""
         if self.handed is None and swarm.places(run).is_member:
             run.say(sharing.UNFIT)
 
@@ -83,7 +81,6 @@ class Rounds:
         self.reports.append(report)
         self._hand_over(ready.store, ready.history)
         self._run.say(round_line(report))
-        self.adapter = ready.history.current
         return replace(ready, profile=self._watch.look(ready.lm, ready.profile))
 
     def _hand_over(self, store: AdapterStore, history: History) -> None:

@@ -255,6 +255,19 @@ def waiting_wins(run: Run) -> int:
     return sum(increments.read_wins(path) for path in increments.waiting(swarm.places(run).outbox))
 
 
+def is_ahead(run: Run, pending_wins: int) -> bool:
+    """Whether this member uses more than its swarm shares: something is pending, waits for the node, or is kept."""
+    return bool(pending_wins or waiting(run) or kept(run))
+
+
+def in_use(run: Run, config: Config, current: str) -> str:
+    """What this home uses: the swarm's state for a member, else the version that its history names."""
+    if not takes_part(run, config):
+        return current
+    with swarm.view(run) as view:
+        return f"round:{view.context.replica.head}"
+
+
 def luggage(run: Run, config: Config, shape: AdapterShape) -> Luggage | None:
     """What this home has learned so far, for the swarm that it enters; from then on versions are handed over.
 

@@ -1,120 +1,76 @@
-"""A `spearctl chat` on a pseudo-terminal.
-
-The process is forked from one that has loaded torch, so it stands at its first prompt in a moment. Its terminal is its
-controlling one: Ctrl-C typed into it is a signal there.
-"""
+"""A terminal in which a test runs commands, and of which it sees what a person sees and what programs wrote: tmux."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import multiprocessing
-import os
-import pty
-import signal
-import struct
-import sys
-import termios
+import shlex
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NoReturn
 
-import pexpect
-from pexpect import fdpexpect
-
-from tests.cli import clean_environment
-
-LIMIT_S = 60
-ASK, JUDGE = "\r\n> ", "\r\n+/- > "
-
-_CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+import pytest
 
 
-@dataclass
-class Chat:
-    """A running chat, as somebody in front of it sees it."""
+@dataclass(frozen=True)
+class Terminal:
+    """One terminal with a shell in it.
 
-    process: Any
-    screen: Any
+    Attributes:
+        folder: Of its server; its socket's path has to be short.
+        raw: Holds every byte that was written to it.
+    """
 
-    def wait_for(self, *texts: str) -> str:
-        """Waits until the texts were shown, in this order; returns all that was shown on the way."""
-        shown = ""
-        for text in texts:
-            self.screen.expect_exact(text)
-            shown += self.screen.before + text
-        return shown
+    folder: Path
+    raw: Path
 
-    def type(self, text: str) -> None:
-        """Types a line."""
-        self.screen.send(f"{text}\n")
+    def tmux(self, *words: str) -> str:
+        command = ["tmux", "-S", str(self.folder / "socket"), "-f", "/dev/null", *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
-    def press(self, key: str) -> None:
-        """Presses Ctrl and a letter."""
-        self.screen.send(chr(ord(key.upper()) - 64))
+    def type(self, *words: str) -> None:
+        """Types a command line, and Enter."""
+        self.tmux("send-keys", "-l", shlex.join(words))
+        self.tmux("send-keys", "Enter")
 
-    def end(self) -> tuple[int, str]:
-        """Waits for the chat's end; returns its exit code and what else it showed."""
-        with contextlib.suppress(OSError):  # how Linux tells that the other end was closed
-            self.screen.expect(pexpect.EOF)
-        self.process.join(LIMIT_S)
-        assert self.process.exitcode is not None, "the chat hangs"
-        return int(self.process.exitcode), str(self.screen.before)
+    def key(self, name: str) -> None:
+        """Presses a key: "C-c"."""
+        self.tmux("send-keys", name)
 
-    def kill(self) -> None:
-        """Kills it where it stands."""
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.process.join(LIMIT_S)
+    def screen(self) -> list[str]:
+        """What is to be seen now, a string a line, without the empty ones at the end."""
+        return self.tmux("capture-pane", "-p").rstrip("\n").split("\n")
+
+    def resize(self, columns: int, rows: int) -> None:
+        self.tmux("resize-window", "-x", str(columns), "-y", str(rows))
+
+    def state(self, name: str) -> str:
+        """A variable of tmux: "alternate_on"."""
+        return self.tmux("display-message", "-p", f"#{{{name}}}").strip()
 
 
-@contextlib.contextmanager
-def chatting(folder: Path, *arguments: str, columns: int = 160, **environ: str) -> Iterator[Chat]:
-    """Runs `spearctl chat` in a terminal.
+@contextmanager
+def terminal(environ: Mapping[str, str], cwd: Path, columns: int = 80, rows: int = 30) -> Iterator[Terminal]:
+    """Opens a terminal; it and what runs in it end with the block.
 
     Args:
-        folder: What `clean_environment` is made for.
-        arguments: After `chat`.
+        environ: Of the shell, whole.
+        cwd: Where it starts.
         columns: Of the terminal.
-        environ: Changes to the environment.
+        rows: Of the terminal.
     """
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    opened, opened_end = _CONTEXT.Pipe(duplex=False)
-    environment = {**clean_environment(folder), "TERM": "dumb", **environ}
-    _CONTEXT.set_forkserver_preload(["torch", "peft", "spearctl.app", "spearctl.talk", "training.rounds"])
-    command = ("chat", *arguments)
-    process = _CONTEXT.Process(target=_chat, args=(command, environment, os.ttyname(theirs), opened_end))
-    process.start()
-    opened_end.close()
-    screen = fdpexpect.fdspawn(ours, encoding="utf-8", timeout=LIMIT_S)
+    if shutil.which("tmux") is None:
+        pytest.skip("needs tmux, which .ci/run installs")
+    folder = Path(tempfile.mkdtemp(prefix="tmux", dir="/tmp"))
+    made = Terminal(folder, folder / "raw")
+    plain = ["env", "-i", *(f"{name}={value}" for name, value in environ.items() if name not in {"TMUX", "TMUX_PANE"})]
+    shell = [*plain, "TERM=screen", "LC_ALL=C.UTF-8", "PS1=$ ", "bash", "--norc", "--noprofile"]
     try:
-        assert opened.poll(LIMIT_S), "the chat hangs"
-        os.close(theirs)  # from here on it is the chat's alone, and ends with it
-        yield Chat(process, screen)
+        made.tmux("new-session", "-d", "-x", str(columns), "-y", str(rows), "-c", str(cwd), shlex.join(shell))
+        made.tmux("pipe-pane", "-o", shlex.join(["sh", "-c", f"cat > {shlex.quote(str(made.raw))}"]))
+        yield made
     finally:
-        process.kill()
-        process.join()
-        opened.close()
-        screen.close()
-
-
-def _chat(command: tuple[str, ...], environment: Mapping[str, str], terminal: str, opened: Connection) -> NoReturn:
-    """What runs in the other process."""
-    os.setsid()
-    os.environ.clear()
-    os.environ.update(environment)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # whatever the tests themselves were started with
-        signal.signal(number, signal.SIG_DFL)
-    handle = os.open(terminal, os.O_RDWR)  # the first that a session opens is its controlling one
-    for stream in range(3):
-        os.dup2(handle, stream)
-    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  # for as long as the process lives
-    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)  # noqa: SIM115
-    opened.send(True)
-
-    from spearctl.main import main
-
-    sys.exit(main(command))
+        subprocess.run(["tmux", "-S", str(folder / "socket"), "kill-server"], check=False, capture_output=True)
+        shutil.rmtree(folder)

@@ -33,7 +33,7 @@ class ModelError(TrainingError):
 
 
 class MissingPackageError(TrainingError):
-    """A profile needs an optional package that is not installed."""
+    """An optional package is needed that is not installed."""
 
 
 class FeedbackError(TrainingError):

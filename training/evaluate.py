@@ -8,17 +8,20 @@ against that of the wrong ones.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from training.checks import Judgement, Verdict, contains
 from training.feedback import Entry, contradictions
 from training.models import LanguageModel
+from training.parsing import encode_entry
 from training.rollout import GREEDY, Notify, sample
 from training.score import log_probabilities
 from training.told import told_attempts
@@ -138,6 +141,18 @@ def evaluate(
         preference=_preference(lm, [entry for entry in entries if entry.check is None], batch),
         seconds=time.monotonic() - started,
     )
+
+
+def questions_digest(entries: Iterable[Entry]) -> str:
+    """SHA-256 over the entries with a check: only figures on the same questions can be compared.
+
+    What people said of other answers does not count, nor when or by whom.
+    """
+    found = hashlib.sha256()
+    for entry in entries:
+        if entry.check is not None:
+            found.update(encode_entry(msgspec.structs.replace(entry, attempts=(), ts=None, user=None, hint=None)))
+    return found.hexdigest()
 
 
 def best_constants(entries: Sequence[Entry]) -> Counter[str]:

@@ -1,12 +1,14 @@
-"""What this device has learned and when: adapter versions, rounds, and what was already trained on.
+"""What this device has learned and when: adapter versions, rounds, what was trained on, and what versions were worth.
 
 One SQLite database in WAL mode. A round enters it in one transaction, after its adapter lies safely on disk: a version
-that is not in here does not exist, whatever folder a crash left behind.
+that is not in here does not exist, whatever folder a crash left behind. An older database is brought up to date when it
+is opened, after a copy of it was put beside it.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Mapping
 from contextlib import closing
@@ -22,9 +24,21 @@ from training.faults import reach
 BASE = "base"
 """The adapter version that changes nothing."""
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-_SCHEMA = """
+COPY_SUFFIX = ".schema-1"
+"""Of the copy of a database of schema 1 that is kept when it is brought up to date."""
+
+_SINCE_1 = """
+CREATE TABLE evaluation (
+    number INTEGER PRIMARY KEY, at TEXT NOT NULL, adapter TEXT NOT NULL, log_sha256 TEXT NOT NULL,
+    n INTEGER NOT NULL, right INTEGER NOT NULL, formatted INTEGER NOT NULL
+);
+CREATE TABLE origin (version INTEGER PRIMARY KEY REFERENCES version (number), said TEXT NOT NULL);
+PRAGMA user_version = 2
+"""
+_SCHEMA = (
+    """
 CREATE TABLE version (
     number INTEGER PRIMARY KEY, created_at TEXT NOT NULL, parent TEXT NOT NULL,
     wins INTEGER NOT NULL, sha256 TEXT NOT NULL, bytes INTEGER NOT NULL, present INTEGER NOT NULL DEFAULT 1
@@ -37,11 +51,8 @@ CREATE TABLE trained (attempt_key TEXT PRIMARY KEY, round INTEGER NOT NULL) WITH
 CREATE TABLE played (prompt_key TEXT PRIMARY KEY, times INTEGER NOT NULL, last_round INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE current (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), version INTEGER REFERENCES version (number));
 INSERT INTO current VALUES (1, NULL);
-PRAGMA user_version = 1;
 """
-
-_ORIGIN = (
-    "CREATE TABLE IF NOT EXISTS origin (version INTEGER PRIMARY KEY REFERENCES version (number), said TEXT NOT NULL)"
+    + _SINCE_1
 )
 
 
@@ -84,6 +95,27 @@ class RoundRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class EvaluationRecord:
+    """How good an adapter was on a log.
+
+    Attributes:
+        at: When, ISO 8601, UTC, by this device's clock.
+        adapter: The version; ``round:R`` for what a swarm shared, with what was learned here on top.
+        log_sha256: Of the questions. Only figures on the same ones can be compared.
+        n: How many questions.
+        right: Answers that were right and in the asked form.
+        formatted: Answers in the asked form.
+    """
+
+    at: str
+    adapter: str
+    log_sha256: str
+    n: int
+    right: int
+    formatted: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewVersion:
     """What :meth:`History.commit` records of a new version, already on disk."""
 
@@ -111,14 +143,22 @@ class History:
             # FULL: a committed round survives a power cut, not only a crash.
             self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")
             if self._schema_version() == 0:
-                with _transaction(self._db):
-                    if self._schema_version() == 0:  # still: another process may have been faster
-                        for statement in _SCHEMA.split(";"):
-                            self._db.execute(statement)
+                self._bring_up_to_date(0, _SCHEMA)
+            elif self._schema_version() == 1:
+                self._bring_up_to_date(1, _SINCE_1)
             found = self._schema_version()
         if found > SCHEMA_VERSION:
             self._db.close()
             raise StoreError(f"{path}: written by a newer spearctl (schema {found})", "upgrade spearctl")
+
+    def _bring_up_to_date(self, before: int, statements: str) -> None:
+        with _transaction(self._db):
+            if self._schema_version() != before:  # another process was faster
+                return
+            if before:
+                _keep_copy(self.path, self.path.with_name(f"{self.path.name}{COPY_SUFFIX}"))
+            for statement in statements.split(";"):
+                self._db.execute(statement)
 
     def __enter__(self) -> Self:
         return self
@@ -180,6 +220,21 @@ class History:
                 for number, started, seconds, version, report in reversed(rows)
             )
 
+    def evaluations(self, limit: int | None = None) -> tuple[EvaluationRecord, ...]:
+        """The last ``limit`` evaluations (all without one), oldest first."""
+        rows = self._rows(
+            "SELECT at, adapter, log_sha256, n, right, formatted FROM evaluation ORDER BY number DESC LIMIT ?",
+            -1 if limit is None else limit,
+        )
+        return tuple(EvaluationRecord(*row) for row in reversed(rows))
+
+    def add_evaluation(self, *, adapter: str, log_sha256: str, n: int, right: int, formatted: int) -> None:
+        """Records how good an adapter was on a log, now."""
+        self._run(
+            "INSERT INTO evaluation (at, adapter, log_sha256, n, right, formatted) VALUES (?, ?, ?, ?, ?, ?)",
+            *(datetime.now(UTC).isoformat(timespec="seconds"), adapter, log_sha256, n, right, formatted),
+        )
+
     def next_round(self) -> int:
         """Number of the round that comes next, from 1."""
         return int(self._row("SELECT coalesce(max(number), 0) + 1 FROM round")[0])
@@ -239,16 +294,12 @@ class History:
         with self._guard(), _transaction(self._db):
             self._insert(version, datetime.now(UTC))
             if origin is not None:
-                # Not in the schema, so that homes without it need no change, and older programs pass it over.
-                self._db.execute(_ORIGIN)
                 self._db.execute("INSERT INTO origin VALUES (?, ?)", (version.number, origin))
             reach("history.before-commit")
         reach("history.after-commit")
 
     def origins(self) -> dict[str, str]:
         """Where the versions came from that somebody brought, by their names."""
-        if not self._rows("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'origin'"):
-            return {}
         return {_name(number): said for number, said in self._rows("SELECT version, said FROM origin")}
 
     def _insert(self, version: NewVersion, now: datetime) -> None:
@@ -313,6 +364,25 @@ class _transaction:
     ) -> None:
         if self._db.in_transaction:
             self._db.execute("COMMIT" if error is None else "ROLLBACK")
+
+
+def _keep_copy(path: Path, target: Path) -> None:
+    """Copies a database that nobody writes to meanwhile, durably."""
+    scratch = target.with_name(f".{target.name}.new")
+    try:
+        os.close(os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600))
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(scratch)) as copy:
+            copy.execute("PRAGMA synchronous = FULL")
+            source.backup(copy)
+        os.replace(scratch, target)
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        hint = "look at the free space and the permissions there"
+        raise StoreError(f"{target}: the history cannot be copied: {error.strerror}", hint) from error
 
 
 def _name(number: int | None) -> str:

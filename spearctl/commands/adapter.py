@@ -44,11 +44,13 @@ class AdapterList(Result):
     Attributes:
         rows: The versions.
         head_round: Of the swarm's state that is used instead of any of them, in a swarm.
+        is_ahead: Whether something that was learned here is used on top of that.
         train_line: How to make one.
     """
 
     rows: tuple[VersionRow, ...]
     head_round: int | None
+    is_ahead: bool
     train_line: str
 
     def data(self) -> Mapping[str, Any]:
@@ -65,7 +67,7 @@ class AdapterList(Result):
         )
         if self.head_round is not None:
             console.print()
-            console.print(f"In use: {in_swarm(self.head_round)}")
+            console.print(f"In use: {in_swarm(self.head_round, is_ahead=self.is_ahead)}")
         if len(self.rows) == 1:
             console.print()
             console.print("Nothing was learned yet.")
@@ -96,17 +98,17 @@ def list_(run: Run) -> AdapterList:
 
     with History(run.home.history_path) as history:
         current, versions = history.current, history.versions()
-    head_round = None
+    head_round, is_ahead = None, False
     if _swarm_name(run) is not None:
         current = ""
         with swarm.view(run) as view:
-            head_round = view.context.replica.head
+            head_round, is_ahead = view.context.replica.head, sharing.is_ahead(run, view.outbox.wins)
     names = ("name", "present", "created_at", "parent", "round", "wins", "sha256", "bytes")
     rows = [VersionRow(BASE, current == BASE)]
     for version in versions:
         known = {name: getattr(version, name) for name in names}
         rows.append(VersionRow(current=version.name == current, **known))
-    return AdapterList(tuple(rows), head_round, run.spell("train"))
+    return AdapterList(tuple(rows), head_round, is_ahead, run.spell("train"))
 
 
 @command(commands, "use")
@@ -153,9 +155,14 @@ def rollback(
         return AdapterSwitch(history.current, before)
 
 
-def in_swarm(head_round: int) -> str:
-    """What a member uses, in words."""
-    return f"round {head_round} of the swarm, with what was learned here on top"
+def in_swarm(head_round: int, *, is_ahead: bool) -> str:
+    """What a member uses, in words.
+
+    Args:
+        head_round: Of the swarm's state.
+        is_ahead: Whether something that was learned here is used on top of it.
+    """
+    return f"round {head_round} of the swarm{', with what was learned here on top' if is_ahead else ''}"
 
 
 def _swarm_name(run: Run) -> str | None:

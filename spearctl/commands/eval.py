@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,13 +12,14 @@ import typer
 
 from spearctl.budget import BudgetOption, Taken, Watch, parse
 from spearctl.command import command, group
-from spearctl.learner import Phases, learner
+from spearctl.learner import Learner, Phases, learner
 from spearctl.output import Page, Result
 from spearctl.run import Run
 from spearctl.text import clip, count, tilde
 
 if TYPE_CHECKING:
     from training.evaluate import Evaluation, Share
+    from training.feedback import Entry
 
 commands = group()
 
@@ -123,7 +124,27 @@ def evaluate(
             most_new_tokens=ready.profile.new_tokens,
             notify=phases.show,
         )
+        _record(run, ready, entries, found)
         return EvalResult(data, ready.adapter, found, len(log.problems), answers, watch.taken())
+
+
+def _record(run: Run, ready: Learner, entries: Sequence[Entry], found: Evaluation) -> None:
+    """Keeps the figures for `log`. What was measured is worth more than that, so a failure is only told."""
+    from training.errors import TrainingError
+    from training.evaluate import questions_digest
+
+    if not found.answers:
+        return
+    try:
+        ready.history.add_evaluation(
+            adapter=ready.adapter,
+            log_sha256=questions_digest(entries),
+            n=found.accuracy.n,
+            right=found.accuracy.count,
+            formatted=found.format_rate.count,
+        )
+    except TrainingError as error:
+        run.say(f"`log` will not show these figures: {error.message}")
 
 
 def figures(found: Evaluation) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from spearctl.errors import UsageError
 from spearctl.following import BatchOption, EveryOption, FollowOption, HeldOutOption, MaxDropOption, ReplayOption
 from spearctl.learner import Phases
 from spearctl.output import Page, Result
+from spearctl.pace import PaceWriter
 from spearctl.rounds import Rounds, render_rounds
 from spearctl.run import Run
 from spearctl.supply import Supply, advice
@@ -208,14 +209,14 @@ def _once(
         with History(run.home.history_path) as history:
             trained = frozenset[str]() if again else history.trained()
             pool = Pool(log.entries, trained=trained, played=history.plays())
-            adapter = history.current
+            adapter = sharing.in_use(run, config, history.current)
         supply = Supply.of(log, pool)
         if dry_run or supply.is_empty:
             next_lines = (run.spell("train"),) if dry_run and not supply.is_empty else ()
             return TrainResult(log, supply, (), adapter, dry_run, None, next_lines, watch.taken())
         rounds = Rounds(run, config, watch, keep=keep)
         stopped = _run(run, rounds, log, pool, most)
-    return _result(run, log, supply, rounds, stopped, watch, keep=keep)
+    return _result(run, config, log, supply, rounds, stopped, watch, keep=keep)
 
 
 def _run(run: Run, rounds: Rounds, log: Log, pool: Pool, most: int) -> signals.Signalled | None:
@@ -225,7 +226,8 @@ def _run(run: Run, rounds: Rounds, log: Log, pool: Pool, most: int) -> signals.S
         run.say_at_once("stopping at the next safe point (again to stop at once)")
 
     dropped = ""
-    with rounds.learner(log.entries) as ready, signals.deferred(heard) as stop, Phases(run) as phases:
+    pace = PaceWriter(run.home, most)
+    with rounds.learner(log.entries) as ready, signals.deferred(heard) as stop, Phases(run, pace) as phases:
         ready.store.tidy()
         try:
             for index in range(most):
@@ -253,11 +255,12 @@ def _follow(
         stopped = follower.follow()
         run.say(f"{count(len(rounds.reports), 'round')} kept")
         log, supply = feed.log or Log(path, (), (), 0, False), follower.supply()
-    return _result(run, log, supply, rounds, stopped, watch, keep=keep)
+    return _result(run, config, log, supply, rounds, stopped, watch, keep=keep)
 
 
 def _result(
     run: Run,
+    config: Config,
     log: Log,
     supply: Supply,
     rounds: Rounds,
@@ -272,7 +275,7 @@ def _result(
     next_lines = (f"{run.spell('eval')} --data LOG",) if any(report.steps for report in reports) else ()
     share = None if rounds.handed is None else _share(run, rounds.handed, kept=keep)
     with History(run.home.history_path) as history:
-        adapter = history.current
+        adapter = sharing.in_use(run, config, history.current)
     return TrainResult(log, supply, reports, adapter, False, stopped, next_lines, watch.taken(), share)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spearctl import serving, swarm
+from spearctl import metrics, serving, swarm
 from spearctl.command import command, group
 from spearctl.errors import UsageError
 from spearctl.output import Page, Result
@@ -79,6 +79,10 @@ def up(
         typer.Option(metavar="HOST:PORT", help="An address by which others reach this device. Repeatable."),
     ] = None,
     no_listen: Annotated[bool, typer.Option("--no-listen", help="Only dial others; nobody dials this device.")] = False,
+    prometheus: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Serve metrics there, such as 127.0.0.1:9464."),
+    ] = None,
 ) -> UpResult:
     """Runs the node: shares what this device learned, and takes in what others learned.
 
@@ -88,15 +92,19 @@ def up(
         raise UsageError("--listen and --no-listen exclude each other", "leave one of them out")
     config = run.config()
     reached = serving.settings(config, listen=listen, advertise=advertise, no_listen=no_listen)
+    scraped = None if prometheus is None else metrics.address(run, prometheus)
     if not swarm.places(run).is_member:
         raise swarm.no_swarm(run)
     if swarm.is_running(run):
+        if prometheus is not None:
+            again = f"{run.spell('down')}, then {run.spell('up', '--detach', '--prometheus', prometheus)}"
+            run.say(f"--prometheus counts when a node starts; to start this one again: {again}")
         return result(run, started=False)
     if detach:
         words = [*(["--no-listen"] if no_listen else ["--listen", listen] if listen else [])]
         for address in advertise or []:
             words += ["--advertise", address]
-        serving.start(run, words)
+        serving.start(run, [*words, *(["--prometheus", str(scraped)] if scraped else [])])
         return result(run, started=True)
     told: list[UpResult] = []
 
@@ -105,7 +113,8 @@ def up(
         told[:] = [UpResult(True, True, os.getpid(), address, name, run.spell("status"))]
         serving.announce(run, told[0])
 
-    serving.serve(run, config, reached, ready)
+    with metrics.serving(run, scraped):
+        serving.serve(run, config, reached, ready)
     return replace(told[0], running=False, pid=None)
 
 

@@ -10,9 +10,9 @@ import signal
 import pytest
 
 from spearctl.home import Home
+from tests.chatting import ASK, JUDGE, Chat, chatting
 from tests.cli import Cli
 from tests.homes import make_template, write_profile
-from tests.terminal import ASK, JUDGE, Chat, chatting
 from tests.tiny import make_parrot
 from training.feedback import Attempt, Entry
 from training.history import History

@@ -33,6 +33,7 @@ def test_the_commands_of_this_version_are_there() -> None:
     expected = {
         ("init",),
         ("status",),
+        ("log",),
         ("adapter", "list"),
         ("adapter", "use"),
         ("adapter", "rollback"),
@@ -210,6 +211,7 @@ def test_the_version_is_told_as_text_and_as_json(cli: Cli) -> None:
 
 EVERYTHING = [
     ("status",),
+    ("log",),
     ("adapter", "list"),
     ("adapter", "use", "local:1"),
     ("adapter", "rollback"),
@@ -253,7 +255,7 @@ def test_piped_text_is_not_wrapped(cli: Cli) -> None:
     assert long.strip() in cli("status").out
 
 
-@pytest.mark.parametrize("words", [w for w in LEAVES if w[0] in {"status", "adapter"}], ids=joined)
+@pytest.mark.parametrize("words", [w for w in LEAVES if w[0] in {"status", "log", "adapter"}], ids=joined)
 def test_without_a_home_a_command_says_how_to_make_one(cli: Cli, words: tuple[str, ...]) -> None:
     extra = ("base",) if words == ("adapter", "use") else ()
     outcome = cli(*words, *extra)
@@ -273,7 +275,7 @@ def test_a_bug_is_code_1_and_asks_for_a_report(cli: Cli, monkeypatch: pytest.Mon
     def broken(home: object) -> None:
         raise KeyError("surprise")
 
-    monkeypatch.setattr("spearctl.commands.status._learning", broken)
+    monkeypatch.setattr("spearctl.snapshot._learning", broken)
     outcome = cli("status")
     assert outcome.code == 1
     assert outcome.err.startswith("error: unexpected KeyError: 'surprise'\nhint: ")
@@ -289,7 +291,7 @@ def test_a_failing_disk_is_not_called_a_bug(cli: Cli, monkeypatch: pytest.Monkey
     def full(home: object) -> None:
         raise OSError(28, "No space left on device", "/somewhere")
 
-    monkeypatch.setattr("spearctl.commands.status._learning", full)
+    monkeypatch.setattr("spearctl.snapshot._learning", full)
     outcome = cli("status")
     assert outcome.code == 9
     assert outcome.err.startswith("error: /somewhere: No space left on device\n")

@@ -192,5 +192,5 @@ def test_a_member_is_told_that_there_is_no_version_to_choose(template: Home, tmp
         assert anna.data("adapter", "list")["current"] == f"round:{head}"
         assert anna.data("status")["adapter"]["current"] == f"round:{head}"
         out = anna("adapter", "list").out
-        assert f"In use: round {head} of the swarm, with what was learned here on top" in out
+        assert f"In use: round {head} of the swarm\n" in out
         assert "*" not in out

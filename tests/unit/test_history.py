@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -165,14 +166,91 @@ def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "node.db"
     History(path).close()
     newer = sqlite3.connect(path)
-    newer.execute("PRAGMA user_version = 2")
+    newer.execute("PRAGMA user_version = 3")
     newer.close()
     with pytest.raises(StoreError, match="newer spearctl") as caught:
         History(path)
     assert caught.value.hint == "upgrade spearctl"
     after = sqlite3.connect(path)
-    assert after.execute("PRAGMA user_version").fetchone() == (2,)
+    assert after.execute("PRAGMA user_version").fetchone() == (3,)
     after.close()
+
+
+def make_old(path: Path) -> tuple[object, ...]:
+    """Makes a database as the first version of spearctl left it; what it holds."""
+    with History(path) as history:
+        commit(history, report={"wins": 3}, trained=["a"], played=["p"])
+        commit(history, wins=None)
+        before = everything(history)
+    old = sqlite3.connect(path)
+    old.executescript("DROP TABLE evaluation; DROP TABLE origin; PRAGMA user_version = 1")
+    old.close()
+    return before
+
+
+def schema_of(path: Path) -> tuple[int, set[str]]:
+    found = sqlite3.connect(path)
+    tables = {name for (name,) in found.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    (version,) = found.execute("PRAGMA user_version").fetchone()
+    found.close()
+    return version, tables
+
+
+def test_an_older_database_is_brought_up_to_date_and_a_copy_of_it_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "node.db"
+    before = make_old(path)
+    for _ in range(2):
+        with History(path) as history:
+            assert everything(history) == before
+            assert history.evaluations() == ()
+    copy = tmp_path / "node.db.schema-1"
+    assert schema_of(path) == (2, {"version", "round", "trained", "played", "current", "evaluation", "origin"})
+    assert schema_of(copy) == (1, {"version", "round", "trained", "played", "current"})
+    assert oct(copy.stat().st_mode & 0o777) == "0o600"
+    with History(copy) as history:  # it is whole
+        assert everything(history) == before
+
+
+def test_a_database_that_cannot_be_copied_first_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "node.db"
+    make_old(path)
+    (tmp_path / "node.db.schema-1").mkdir()
+    with pytest.raises(StoreError, match="cannot be copied") as caught:
+        History(path)
+    assert caught.value.hint is not None
+    assert schema_of(path)[0] == 1
+
+
+def test_what_fails_on_the_way_to_a_newer_schema_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "node.db"
+    before = make_old(path)
+    with monkeypatch.context() as patched:
+        patched.setattr("training.history._SINCE_1", "CREATE TABLE evaluation (n); nonsense; PRAGMA user_version = 2")
+        with pytest.raises(StoreError):
+            History(path)
+    assert schema_of(path) == (1, {"version", "round", "trained", "played", "current"})
+    with History(path) as history:
+        assert everything(history) == before
+
+
+def test_two_that_open_an_older_database_at_once_copy_it_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "node.db"
+    make_old(path)
+    with ThreadPoolExecutor(4) as pool:
+        for found in [pool.submit(lambda: History(path).close()) for _ in range(8)]:
+            found.result()
+    assert (schema_of(path)[0], schema_of(tmp_path / "node.db.schema-1")[0]) == (2, 1)
+
+
+def test_evaluations_are_kept_in_order(history: History) -> None:
+    for number in range(4):
+        history.add_evaluation(adapter=f"local:{number}", log_sha256="cd" * 32, n=10, right=number, formatted=9)
+    assert [found.right for found in history.evaluations()] == [0, 1, 2, 3]
+    (last,) = history.evaluations(1)
+    assert (last.adapter, last.log_sha256, last.n, last.right, last.formatted) == ("local:3", "cd" * 32, 10, 3, 9)
+    assert last.at.endswith("+00:00")
 
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
