@@ -42,7 +42,7 @@ def duration(seconds: float, *, short: bool = False) -> str:
 
 def seconds(text: str) -> int | None:
     """Reads a time span such as 90s, 5m, 24h or 7d, a year at most; None if it is none."""
-    match = re.fullmatch(r"(\d{1,8})([smhd])", text.strip())
+    match = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
     found = int(match[1]) * SPANS_S[match[2]] if match else 0
     return found if 0 < found <= MOST_S else None
 

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from types import FrameType
 from typing import Any
 
 from rich.cells import cell_len
@@ -293,17 +292,13 @@ def _resizes() -> Iterator[int]:
     """Yields a descriptor that can be read after the terminal got another size."""
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
-
-    def tell(number: int, frame: FrameType | None) -> None:
-        try:
-            os.write(writable, b".")
-        except BlockingIOError:  # as many resizes wait already as fit
-            return
-
-    before = signal.signal(signal.SIGWINCH, tell)
+    before = signal.signal(signal.SIGWINCH, lambda number, frame: None)
+    # A handler in Python would run too late for a signal that comes just before the wait begins.
+    woken = signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
     try:
         yield readable
     finally:
+        signal.set_wakeup_fd(woken)
         signal.signal(signal.SIGWINCH, before)
         os.close(readable)
         os.close(writable)

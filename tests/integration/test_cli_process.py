@@ -242,7 +242,7 @@ def test_a_signal_ends_a_command_with_128_plus_its_number(
     def stopped(home: object) -> None:
         os.kill(os.getpid(), number)
 
-    monkeypatch.setattr("spearctl.commands.status._learning", stopped)
+    monkeypatch.setattr("spearctl.snapshot._learning", stopped)
     outcome = cli("status")
     assert outcome.code == 128 + number
     assert outcome.err == f"error: stopped by {number.name}\n"
