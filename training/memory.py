@@ -49,7 +49,7 @@ HEADROOM = 1.2
 _AGAIN = 1.02  # what a model takes differs a little from run to run
 _FLOAT = 4  # bytes of a master weight
 _STRAY_TOKENS = 230  # what the allocator and oneDNN keep of passes of other lengths, in tokens of a pass; measured
-_STRAY_TOKENS_FRUGAL = 100  # the same where both were told to keep little
+_STRAY_TOKENS_FRUGAL = 100  # the same where the allocator was told to keep little
 _COPIES = 4  # of the adapter: gradients, two moments of AdamW, and the version before the round
 _SCAFFOLD_TOKENS = 96  # of a revision prompt around its task, answer and feedback
 _LOOKED_AT = 8  # the longest texts of a log, of which the one with the most tokens counts
@@ -172,7 +172,7 @@ def demand(lm: LanguageModel, used: int, *, frugal: bool = False) -> Demand:
     Args:
         lm: The model.
         used: What is resident with it, once it has worked; see `settle`.
-        frugal: Whether the allocator and oneDNN were told to keep little.
+        frugal: Whether the allocator was told to keep little.
     """
     config = lm.causal.config.get_text_config()
     layers, hidden, vocabulary = config.num_hidden_layers, config.hidden_size, config.vocab_size

@@ -252,8 +252,8 @@ def _measure(run: Run, ready: Learner, watch: Watch, entries: Sequence[Entry]) -
         watch.note(gauge, point.peak_bytes if point.tokens_per_s is not None else 0)
 
     gauge = memory.gauge(ready.profile.device)
-    demand = memory.demand(ready.lm, memory.settle(ready.lm, gauge), frugal=watch.budget is not None)
     lengths = memory.longest(ready.lm, ready.profile, entries)
+    demand = watch.demand(ready.lm, ready.profile, lengths)
     watch.note(gauge, gauge.peak())
     if watch.budget is not None:  # says what would do if nothing fits
         memory.fit(ready.profile, demand, lengths, watch.budget, loaded=gauge.peak())
