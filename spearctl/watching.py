@@ -35,6 +35,7 @@ from spearctl.text import ago, clip, count, duration, size
 DEFAULT_INTERVAL_S = 2.0
 SHORTEST_INTERVAL_S = 0.2
 LONGEST_INTERVAL_S = 3600.0
+SETTLE_S = 0.5
 BAR_CELLS = 16
 NAME_CELLS = 16
 STATES = {"linked": "linked", "away": "away", "banned": "banned", "revoked": "revoked", "equivocator": "shut out"}
@@ -249,10 +250,16 @@ def _view(run: Run, page: Page, interval_s: float) -> None:
             began = time.monotonic()
             frame = next(frames)
             _paint(page, frame)
+            unsettled = False
             while (rest_s := began + interval_s - time.monotonic()) > 0:
-                if select.select([resized], [], [], rest_s)[0]:
+                told = bool(select.select([resized], [], [], min(rest_s, SETTLE_S) if unsettled else rest_s)[0])
+                if told:
                     os.read(resized, 4096)
-                    _paint(page, frame)
+                elif not unsettled:
+                    break
+                # Painted once more a moment later: a terminal may tell its size before it has taken it on.
+                _paint(page, frame)
+                unsettled = told
 
 
 def _paint(page: Page, frame: WatchResult) -> None:
