@@ -7,11 +7,14 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import typer
 from typer.main import get_command
 
+from spearctl import following
 from spearctl.app import build
+from spearctl.config import AdapterConfig, Config, Preferences, preferences
 from tests.cli import ROOT
 from tests.documents import DOCUMENTS, Document, DocumentError, Line, Story, read
 from tests.homes import write_profile
@@ -117,6 +120,44 @@ def test_links_to_other_documents_lead_somewhere(document: Document) -> None:
     path = ROOT / document.name
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
         assert target.startswith("https://") or (path.parent / target).exists(), target
+
+
+def test_every_setting_is_in_the_table_of_settings_and_no_other_is() -> None:
+    text = (ROOT / "docs" / "config.md").read_text().partition("## Your own")
+    rows = [line.split("|")[1] for line in text[0].splitlines() if line.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
+    fields = [field.name for field in msgspec.structs.fields(Config)]
+    parts = [f"adapter.{field.name}" for field in msgspec.structs.fields(AdapterConfig)]
+    assert sorted(named) == sorted([*(name for name in fields if name != "adapter"), *parts])
+    own = text[2].partition("## Environment")[0]
+    assert {field.name for field in msgspec.structs.fields(Preferences)} <= set(re.findall(r"`([a-z_]+)`", own))
+
+
+def test_environment_variables_that_are_told_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    source = "".join(path.read_text() for path in (ROOT / "spearctl").rglob("*.py"))
+    pages = [*(document.name for document in DOCUMENTS), "man/source/environment.mdoc"]
+    names = {name for page in pages for name in re.findall(r"\bSPEARCTL_[A-Z_]+\b", (ROOT / page).read_text())}
+    assert {"SPEARCTL_HOME", "SPEARCTL_CACHE", "SPEARCTL_PROFILE", "SPEARCTL_PASSPHRASE_FILE"} <= names
+    for name in names:
+        assert f'"{name}"' in source or preferences({}, {name: "7"}) != preferences({}, {}), name
+
+
+def test_options_of_following_have_the_defaults_that_are_told() -> None:
+    text = (ROOT / "docs" / "feedback.md").read_text()
+    told = dict(re.findall(r"^\| `(--[a-z-]+) [A-Z]+` \| (\S+) \|", text, re.MULTILINE))
+    options = {found.opts[0]: found for found in COMMANDS.commands["train"].params}
+    assert told.keys() == {"--batch", "--every", "--held-out", "--max-drop", "--replay"}
+    follow = following.settings(dict.fromkeys(("batch", "every", "held_out", "max_drop", "replay")))
+    assert told.pop("--every") == f"{follow.every_s / 60:g}m"
+    assert {name: float(value) for name, value in told.items()} == {
+        "--batch": follow.batch,
+        "--held-out": follow.held_out,
+        "--max-drop": follow.most_drop,
+        "--replay": follow.replay,
+    }
+    assert all(f"Default: {value}." in options[name].help for name, value in told.items())
 
 
 @pytest.mark.parametrize(
