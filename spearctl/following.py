@@ -41,24 +41,36 @@ if TYPE_CHECKING:
     from training.pool import Pool
     from training.rounds import RoundReport
 
-FollowOption = Annotated[bool, typer.Option("--follow", help="Go on: wait for more, and learn again.")]
+FollowOption = Annotated[
+    bool, typer.Option("--follow", help="Stay, and learn again as more comes. What follows is for this.")
+]
 BatchOption = Annotated[
-    int | None, typer.Option("--batch", min=1, max=100_000, metavar="N", help="Learn once so much is new: 8.")
+    int | None, typer.Option("--batch", min=1, max=100_000, metavar="N", help="Learn once so much is new. Default: 8.")
 ]
 EveryOption = Annotated[
-    str | None, typer.Option("--every", metavar="TIME", help="Or once anything new has waited so long: 5m, 90s, 2h.")
+    str | None, typer.Option("--every", metavar="TIME", help="Or once anything new has waited so long. Default: 5m.")
 ]
 HeldOutOption = Annotated[
     float | None,
-    typer.Option("--held-out", min=0, max=0.5, metavar="SHARE", help="Of prompts, kept to judge updates by: 0.1."),
+    typer.Option(
+        "--held-out", min=0, max=0.5, metavar="SHARE", help="Share of prompts that only judge updates. Default: 0.1."
+    ),
 ]
 MaxDropOption = Annotated[
     float | None,
-    typer.Option("--max-drop", min=0, max=1, metavar="SCORE", help="Discard an update that loses more there: 0.05."),
+    typer.Option(
+        "--max-drop",
+        min=0,
+        max=1,
+        metavar="SCORE",
+        help="Discard an update if they score lower by more. Default: 0.05.",
+    ),
 ]
 ReplayOption = Annotated[
     float | None,
-    typer.Option("--replay", min=0, max=1, metavar="SHARE", help="Of an update, earlier right answers again: 0.25."),
+    typer.Option(
+        "--replay", min=0, max=1, metavar="SHARE", help="Share of a round for earlier right answers. Default: 0.25."
+    ),
 ]
 
 PAUSE_S = 0.5

@@ -71,14 +71,14 @@ def until(found: Callable[[], T], what: str = "nothing came of it") -> T:
 
 
 @contextmanager
-def in_time() -> Iterator[None]:
+def in_time(limit_s: float = LIMIT_S) -> Iterator[None]:
     """Fails what would go on for ever, such as a node in the foreground that should not have started."""
 
     def hangs(number: int, frame: object) -> None:
         pytest.fail("it does not end")
 
     before = signal.signal(signal.SIGALRM, hangs)
-    signal.alarm(int(LIMIT_S))
+    signal.alarm(int(limit_s))
     try:
         yield
     finally:
