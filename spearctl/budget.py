@@ -126,6 +126,7 @@ class Watch:
         self._run = run
         self._gauge: Gauge | None = None
         self._most = 0
+        self._halved: Profile | None = None
         self.budget = budget
         if budget is not None:
             allocator.keep_few_kernels()
@@ -148,6 +149,7 @@ class Watch:
         self._gauge = memory.gauge(profile.device)
         if self.budget is None:
             return profile
+        profile = self._halved or profile  # what was too much once is not tried again
         lengths = memory.longest(lm, profile, entries)
         demand = self.demand(lm, profile, lengths, learns=learns)
         fitted = memory.fit(profile, demand, lengths, self.budget, loaded=self._gauge.peak(), learns=learns)
@@ -186,7 +188,7 @@ class Watch:
         self.rounds.append(Peak(peak, profile.micro_batch, profile.rollout_batch, profile.checkpointing, over))
         if not over:
             return profile
-        smaller = memory.halved(profile)
+        self._halved = smaller = memory.halved(profile)
         self._gauge.restart()
         memory.recompute(lm, smaller.checkpointing)
         self._run.say(f"{_over(peak, self.budget)}; from here on {_batches(smaller)}")

@@ -182,6 +182,7 @@ class Feed:
 
     def _turn_to_new_file(self) -> bool:
         """Opens the file that the path names by now; whether that is another one."""
+        from training.errors import FeedbackError
         from training.lines import failure, open_regular
         from training.log import read_open_log
 
@@ -202,10 +203,9 @@ class Feed:
         if named is not None:
             try:
                 self._file = os.fdopen(open_regular(self.path, os.O_RDONLY), "rb")
-            except FileNotFoundError:  # moved away in this instant
-                pass
-            except OSError as error:
-                raise failure(self.path, error) from error
+            except FeedbackError:
+                if os.path.exists(self.path):
+                    raise  # else it was moved away in this instant
         return turned or self._file is not None
 
 

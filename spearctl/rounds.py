@@ -40,14 +40,14 @@ class Rounds:
 
     Attributes:
         reports: Of the rounds that were kept.
-        handed: Wins handed over to the node; None where this home's learning is of no use to a swarm.
+        handed: Wins handed over to the node.
     """
 
     def __init__(self, run: Run, config: Config, watch: Watch, *, keep: bool) -> None:
         self._run, self._config, self._watch, self._keep = run, config, watch, keep
         self.reports: list[RoundReport] = []
-        self.handed = 0 if sharing.takes_part(run, config) else None
-        if self.handed is None and swarm.places(run).is_member:
+        self.handed = 0
+        if swarm.places(run).is_member and not sharing.takes_part(run, config):
             run.say(sharing.UNFIT)
 
     def learner(
@@ -84,7 +84,7 @@ class Rounds:
         return replace(ready, profile=self._watch.look(ready.lm, ready.profile))
 
     def _hand_over(self, store: AdapterStore, history: History) -> None:
-        if self.handed is not None:
+        if sharing.takes_part(self._run, self._config):  # between rounds a swarm may be joined or left
             self.handed += sharing.hand_over(self._run, store, history, keep=self._keep)
             sharing.wake(self._run)
 

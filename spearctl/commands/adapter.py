@@ -35,6 +35,7 @@ class VersionRow:
     wins: int | None = None
     sha256: str | None = None
     bytes: int | None = None
+    origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,11 @@ class AdapterList(Result):
             ["", "NAME", "TRAINED", "FROM", Column("ROUND", **right), Column("WINS", **right), Column("SIZE", **right)],  # type: ignore[arg-type]
             [_cells(row) for row in self.rows],
         )
+        imported = [row for row in self.rows if row.origin]
+        if imported:
+            console.print()
+        for row in imported:
+            console.print(f"{row.name} was imported: {row.origin}")
         if self.head_round is not None:
             console.print()
             console.print(f"In use: {in_swarm(self.head_round, is_ahead=self.is_ahead)}")
@@ -97,7 +103,7 @@ def list_(run: Run) -> AdapterList:
     from training.history import BASE, History
 
     with History(run.home.history_path) as history:
-        current, versions = history.current, history.versions()
+        current, versions, origins = history.current, history.versions(), history.origins()
     head_round, is_ahead = None, False
     if _swarm_name(run) is not None:
         current = ""
@@ -107,7 +113,7 @@ def list_(run: Run) -> AdapterList:
     rows = [VersionRow(BASE, current == BASE)]
     for version in versions:
         known = {name: getattr(version, name) for name in names}
-        rows.append(VersionRow(current=version.name == current, **known))
+        rows.append(VersionRow(current=version.name == current, origin=origins.get(version.name), **known))
     return AdapterList(tuple(rows), head_round, is_ahead, run.spell("train"))
 
 

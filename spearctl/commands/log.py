@@ -118,13 +118,16 @@ class LogResult(Result):
             report = record.report
             counted = [str(report.get(name, "")) for name in ("played", "wins", "losses")]
             losses = [_figure(report.get("loss_win")), _figure(accuracy, 2)]
-            made = record.version or "no change"
+            made = record.version or ("discarded" if report.get("discarded") else "no change")
             rows.append(
                 [str(record.number), moment(record.started_at), *counted, *losses, f"{record.seconds:.0f} s", made]
             )
         names = ("PLAYED", "WINS", "LOSSES", "LOSS", "ACCURACY", "TIME")
         titles = [Column(name, justify="right") for name in names]
         console.rows([Column("ROUND", justify="right"), "WHEN", *titles, "ADAPTER"], rows)
+        for record in self.rounds[-self.shown :]:
+            if record.report.get("discarded"):
+                console.print(f"  round {record.number} was discarded: {record.report['discarded']}")
         if len(self.rounds) > self.shown:
             console.print(f"  and {count(len(self.rounds) - self.shown, 'earlier round')}: -n {len(self.rounds)}")
 

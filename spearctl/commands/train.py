@@ -272,7 +272,7 @@ def _result(
 
     reports = tuple(rounds.reports)
     next_lines = (f"{run.spell('eval')} --data LOG",) if any(report.steps for report in reports) else ()
-    share = None if rounds.handed is None else _share(run, rounds.handed, kept=keep)
+    share = _share(run, rounds.handed, kept=keep) if sharing.takes_part(run, config) else None
     with History(run.home.history_path) as history:
         adapter = history.current
     return TrainResult(log, supply, reports, adapter, False, stopped, next_lines, watch.taken(), share)

@@ -37,6 +37,9 @@ def test_it_becomes_the_version_in_use_with_its_origin(device: Cli, adapter: Ada
         assert (history.current, version.parent, version.wins) == ("local:1", "base", 1)
         assert history.origins()["local:1"].startswith("theirs, a PEFT folder for")
     assert adapter_digest(adapter_of(device.home, "local:1")) == adapter_digest(adapter)
+    base, imported = device("adapter", "list", "--json").envelope["data"]["adapters"]
+    assert (base["origin"], imported["origin"][:25]) == (None, "theirs, a PEFT folder for")
+    assert "\nlocal:1 was imported: theirs, a PEFT folder for" in device("adapter", "list").out
     assert_tidy(device.home)
     assert "Now in use: base" in device("adapter", "rollback").out
 

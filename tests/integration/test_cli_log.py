@@ -59,6 +59,22 @@ def test_every_round_is_a_row_with_its_accuracy_where_it_was_measured(cli: Cli) 
     ]
 
 
+def test_a_round_that_was_discarded_says_so_and_why(cli: Cli) -> None:
+    home = cli.make_home()
+    learn(home, rounds=1)
+    judged = {"wins": 3, "losses": 0, "replayed": 1, "held_out": 9, "drop": 0.25, "discarded": "scores fell by 0.25"}
+    with History(home.history_path) as history:
+        history.commit(number=2, seconds=1.0, report=judged, version=None)
+        history.commit(number=3, seconds=1.0, report={"wins": 0}, version=None)
+    found = lines(cli("log").out)
+    assert [row.split()[-1] for row in found[2:4]] == ["local:1", "discarded"]
+    assert found[4].endswith("no change")
+    assert found[5] == "round 2 was discarded: scores fell by 0.25"
+    (*_, row, _) = cli("log", "--json").envelope["data"]["rounds"]
+    assert {name: row[name] for name in judged} == judged
+    assert row["adapter"] is None
+
+
 def test_accuracies_on_other_questions_are_not_set_beside_each_other(cli: Cli) -> None:
     home = cli.make_home()
     learn(home, rounds=3)

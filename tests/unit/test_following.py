@@ -102,6 +102,26 @@ def test_a_log_that_is_cut_is_what_it_is_now(feed: Feed, path: Path) -> None:
     assert ids(feed) == ["c"]
 
 
+def test_a_log_that_is_moved_away_in_the_very_instant_is_waited_for(
+    feed: Feed, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say(path, "a")
+    stat = os.stat
+
+    def stat_and_move(named: Path) -> os.stat_result:
+        found = stat(named)
+        path.unlink()
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", stat_and_move)
+        feed.look()
+    assert feed.log is None
+    say(path, "b")
+    assert feed.look()
+    assert ids(feed) == ["b"]
+
+
 def test_a_folder_is_no_log(tmp_path: Path) -> None:
     with closing(Feed(tmp_path)) as feed, pytest.raises(FeedbackError):
         feed.look()
