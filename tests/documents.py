@@ -258,7 +258,8 @@ class Story:
         left = [found for found in psutil.process_iter(["cmdline"]) if homes & {*(found.info["cmdline"] or ())}]
         for process in left:  # such as one that was not up yet when its test failed
             process.kill()
-        assert not (any(codes) or left), "nodes did not end by `down`"
+        assert not left, "nodes did not end by `down`"
+        assert not any(codes)
 
     def _make_files(self, line: Line) -> None:
         """Writes the logs that a line reads and that no line before it wrote."""
