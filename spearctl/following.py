@@ -143,6 +143,7 @@ class Feed:
         self.log: Log | None = None
         self._file: BinaryIO | None = None
         self._seen: tuple[int, int] | None = None
+        self._names = 1
         self._left: tuple[Entry, ...] = ()
 
     def close(self) -> None:
@@ -193,16 +194,19 @@ class Feed:
         except OSError as error:
             raise failure(self.path, error) from error
         if self._file is not None and named is not None and os.path.samestat(named, os.fstat(self._file.fileno())):
+            self._names = named.st_nlink
             return False
         turned = self._file is not None
         if self._file is not None:
-            if os.fstat(self._file.fileno()).st_nlink:  # it has another name now; a file that was replaced has none
+            # A file that was moved has as many names as before; one that was replaced or deleted has lost one.
+            if os.fstat(self._file.fileno()).st_nlink >= self._names:
                 self._left += read_open_log(self._file, self.path).entries
             self.close()
             self.log = self._seen = None
         if named is not None:
             try:
                 self._file = os.fdopen(open_regular(self.path, os.O_RDONLY), "rb")
+                self._names = named.st_nlink
             except FeedbackError:
                 if os.path.exists(self.path):
                     raise  # else it was moved away in this instant

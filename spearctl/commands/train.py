@@ -216,7 +216,7 @@ def _once(
             return TrainResult(log, supply, (), adapter, dry_run, None, next_lines, watch.taken())
         rounds = Rounds(run, config, watch, keep=keep)
         stopped = _run(run, rounds, log, pool, most)
-    return _result(run, log, supply, rounds, stopped, watch, keep=keep)
+    return _result(run, config, log, supply, rounds, stopped, watch, keep=keep)
 
 
 def _run(run: Run, rounds: Rounds, log: Log, pool: Pool, most: int) -> signals.Signalled | None:
@@ -255,11 +255,12 @@ def _follow(
         stopped = follower.follow()
         run.say(f"{count(len(rounds.reports), 'round')} kept")
         log, supply = feed.log or Log(path, (), (), 0, False), follower.supply()
-    return _result(run, log, supply, rounds, stopped, watch, keep=keep)
+    return _result(run, config, log, supply, rounds, stopped, watch, keep=keep)
 
 
 def _result(
     run: Run,
+    config: Config,
     log: Log,
     supply: Supply,
     rounds: Rounds,

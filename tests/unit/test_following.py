@@ -91,6 +91,20 @@ def test_what_is_forgotten_or_deleted_is_not_kept(feed: Feed, path: Path) -> Non
     assert ids(feed) == []
 
 
+def test_what_is_forgotten_is_not_kept_for_the_sake_of_another_link_to_the_old_file(feed: Feed, path: Path) -> None:
+    say(path, "a", "b")
+    os.link(path, path.with_suffix(".backup"))
+    feed.look()
+    forget(path, ["b"])
+    assert feed.look()
+    assert ids(feed) == ["a"]
+    os.link(path, path.with_suffix(".later"))
+    feed.look()
+    os.rename(path, path.with_suffix(".1"))
+    assert feed.look()
+    assert ids(feed) == ["a"]
+
+
 def test_a_log_that_is_cut_is_what_it_is_now(feed: Feed, path: Path) -> None:
     say(path, "a", "b")
     feed.look()
