@@ -264,7 +264,8 @@ def _view(run: Run, page: Page, interval_s: float) -> None:
 
 def _paint(page: Page, frame: WatchResult) -> None:
     """Writes a frame over the one before."""
-    columns, rows = page.size
+    # Not what LINES and COLUMNS say: a shell that exports them does so once.
+    page.size = columns, rows = os.get_terminal_size(sys.stdout.fileno())
     with page.capture() as capture:
         frame.render(page)
     lines = capture.get().rstrip("\n").split("\n")

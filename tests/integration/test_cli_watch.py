@@ -130,7 +130,8 @@ def test_another_signal_restores_the_terminal_too_and_is_told(pair: list[Device]
 
 def test_it_follows_the_size_of_the_terminal(pair: list[Device]) -> None:
     anna, _ = pair
-    with terminal(clean_environment(anna.folder), anna.folder, 100, 40) as window:
+    environ = {**clean_environment(anna.folder), "LINES": "40", "COLUMNS": "100"}  # as some shells export them
+    with terminal(environ, anna.folder, 100, 40) as window:
         long = list(words(anna))
         long[long.index("0.2")] = "3600"  # only a resize makes it draw again
         window.type(*long)
