@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
@@ -14,6 +15,10 @@ settings.load_profile("patient")
 
 # Threads that wait for each other without work slow down everything beside them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# A shell has background jobs ignore Ctrl-C, and what they start too; tests press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Homes and ledgers are synced some 20,000 times. A kill does not ask whether that reached a disk, so memory serves.
 _MEMORY = Path("/dev/shm")
