@@ -2,7 +2,7 @@
 
 WAY is ``ours`` or ``baseline``, FOLDER holds downloaded models. Both play the demo's questions with the same sizes.
 Both adapters are judged by one model's greedy answers to questions that neither saw. Prints a JSON line a round. A
-round of the baseline takes five minutes on two cores, so its lines are kept in ``curve.jsonl``, with ours beside them.
+round of the baseline takes minutes on two cores, so what was measured so far is kept in ``curve.jsonl``.
 """
 
 from __future__ import annotations
