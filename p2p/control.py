@@ -22,7 +22,7 @@ import stat
 import struct
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -179,13 +179,15 @@ class ControlServer:
         self._lock: int | None = None
         self._clients: set[asyncio.Task[None]] = set()
 
-    async def start(self) -> None:
-        """Begins to listen.
+    def claim(self) -> None:
+        """Makes this node the only one of its home, before anybody can ask it. Claiming twice does nothing.
 
         Raises:
-            NetworkError: Another node listens there already, or its folder cannot be used.
+            NetworkError: Another node of this home runs already, or the socket's folder cannot be used.
         """
-        try:
+        if self._lock is not None:
+            return
+        with self._explained():
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _check_folder(self._path.parent)
             self._lock = _lock(self._path.with_name(self._path.name + ".lock"))
@@ -194,23 +196,37 @@ class ControlServer:
                     "a node of this home is already running", "spearctl status, or to stop it: spearctl down"
                 )
             self._path.unlink(missing_ok=True)  # left by a node that was killed
+
+    async def start(self) -> None:
+        """Begins to listen; claims the home first, where that was not done.
+
+        Raises:
+            NetworkError: Another node listens there already, or its folder cannot be used.
+        """
+        self.claim()
+        with self._explained():
             self._server = await asyncio.start_unix_server(self._connected, self._path)
-        except OSError as error:
-            raise NetworkError(f"cannot listen on {self._path}: {error.strerror}") from error
-        finally:
-            if self._server is None:
-                self._unlock()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What the system refuses, as an error of ours; lets go of the home where anything fails."""
+        try:
+            yield
+        except BaseException as error:
+            self._unlock()
+            if isinstance(error, OSError):
+                raise NetworkError(f"cannot listen on {self._path}: {error.strerror}") from error
+            raise
 
     async def close(self) -> None:
-        """Stops listening, and lets go of whoever still waits for an answer. Closing twice does nothing."""
+        """Stops listening, lets go of whoever waits for an answer, and of the home. Closing twice does nothing."""
         server, self._server = self._server, None
-        if server is None:
-            return
-        server.close()
-        for task in self._clients:
-            task.cancel()
-        await asyncio.gather(*self._clients, return_exceptions=True)
-        self._path.unlink(missing_ok=True)
+        if server is not None:
+            server.close()
+            for task in self._clients:
+                task.cancel()
+            await asyncio.gather(*self._clients, return_exceptions=True)
+            self._path.unlink(missing_ok=True)
         self._unlock()
 
     def _unlock(self) -> None:

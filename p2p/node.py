@@ -128,10 +128,11 @@ class Node:
         Raises:
             NetworkError: It cannot listen there, or another node of this home runs.
         """
-        await self._control.start()
+        self._control.claim()
         try:
             await self.transport.start()
             self._tell_addresses()
+            await self._control.start()  # whoever waits for the node to answer has one that can be reached
             ready(self)
             return await self._loop()
         finally:

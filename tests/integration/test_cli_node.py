@@ -31,6 +31,22 @@ entry()
 """
 
 
+SLOW_TO_FAIL = """
+import asyncio, subprocess, sys
+from p2p.errors import NetworkError
+from p2p.transport import Transport
+
+async def start(self):
+    asked = [sys.executable, "-m", "spearctl", "down", *sys.argv[2:]]  # whose node runs is stopped by this
+    done = await asyncio.create_subprocess_exec(*asked, stdout=subprocess.PIPE)
+    raise NetworkError((await done.communicate())[0].decode().strip())
+
+Transport.start = start
+from spearctl.main import entry
+entry()
+"""
+
+
 @pytest.fixture
 def anna(template: Home, tmp_path: Path) -> Iterator[Device]:
     """A device that founded a swarm, and whose node does not run."""
@@ -44,6 +60,13 @@ def test_down_and_up_at_once_find_the_port_and_the_ledger_free(anna: Device) -> 
     assert anna("down").code == 0
     anna.up()
     assert anna.status()["addresses"] == [f"127.0.0.1:{anna.port}"]
+
+
+def test_a_node_answers_nobody_before_it_can_be_reached(anna: Device) -> None:
+    process = anna.process("up", code=SLOW_TO_FAIL)
+    _, err = process.communicate()
+    assert process.returncode == 6
+    assert err == "error: no node runs here; nothing was changed\n"
 
 
 def test_a_node_that_is_started_to_ignore_a_hang_up_does(anna: Device) -> None:

@@ -306,6 +306,18 @@ async def test_a_node_that_is_about_to_listen_is_not_replaced(path: Path) -> Non
 
 
 @in_loop
+async def test_a_claimed_home_is_one_nodes_and_answers_nobody_yet(path: Path) -> None:
+    first = ControlServer(path, answer)
+    first.claim()
+    assert not is_running(path)
+    with pytest.raises(NetworkError, match="already running"):
+        ControlServer(path, answer).claim()
+    await first.close()  # it cannot be reached after all
+    async with serving(path):
+        assert is_running(path)
+
+
+@in_loop
 async def test_what_a_killed_node_left_behind_is_replaced(path: Path) -> None:
     program = (
         "import asyncio, os, pathlib, signal, sys; from p2p.control import ControlServer\n"
