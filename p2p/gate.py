@@ -8,7 +8,8 @@ An instance is one run of a node. Each names those before it, so that a restart 
 that a copy names is still alive, or was followed by another.
 
 Not covered: a copy and its original that never reach a common peer, where each of them hears from all others; and an
-original that is started again after its copy was used, and first meets a peer who has not heard of that.
+original that is started again after its copy was used, or was cut off from all who heard of the copy, and first meets a
+peer who has not.
 """
 
 from __future__ import annotations

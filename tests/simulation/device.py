@@ -246,13 +246,15 @@ class Device:
 
         A restored home asks the members that it knows of, and those of whom they know. It cannot ask one that it let in
         itself, after the backup was made, and that nobody else knows of; nor one that was restored as well. The
-        original of a copy takes the word of the first that it meets. What a copy or its original signed and sent to
-        nobody, because it was cut off at that moment and still is, nobody can tell the other.
+        original of a copy takes the word of the first that it meets, also after it was cut off from everybody who
+        heard of that. What a copy or its original signed and sent to nobody, because it was cut off at that moment and
+        still is, nobody can tell the other.
         """
         assert self.member is not None
-        me, members = self.identity.node_id, self.member.context.replica.roster.members()
+        context = self.member.context
+        me, members = self.identity.node_id, context.replica.roster.members()
         if self.books.was_copied:
-            members = [member for member in members if member in self.member._gate.heard]
+            members = [link.member for link in context.members() if link.confirmed and link.member is not None]
         signed = dict(self.world.evidence.said.get(me, {}))
         for device in self.world.devices:
             if device.identity.node_id == me and not device.has_left and device.is_cut_off(members):

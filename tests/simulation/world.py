@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -211,6 +211,7 @@ class World:
         roster = founder.context.replica.roster
         members = [device for device in self.devices if device.is_up and device.is_honest]
         members = [device for device in members if roster.is_member(device.identity.node_id)]
+        members = [device for device in members if not self._is_stranger(device, members)]
         places = {}
         for device in members:
             assert device.member is not None
@@ -240,6 +241,15 @@ class World:
         if waiting and len(signing) > quorum + (quorum > 1):
             return f"{waiting} could share what they learned"
         return None
+
+    def _is_stranger(self, device: Device, members: Sequence[Device]) -> bool:
+        """Whether nobody listens to a member: who let it in is accused, and nobody else heard of it in time."""
+        certificate = self.evidence.records[device.certificate].body
+        assert isinstance(certificate, Certificate)
+        rosters = [other.member.context.replica.roster for other in members if other.member and other is not device]
+        if certificate.issuer not in self.evidence.excused or any(r.is_member(certificate.issuer) for r in rosters):
+            return False
+        return all(roster.certificate_of(device.identity.node_id) is None for roster in rosters)
 
     def _play(self) -> None:
         while self._queue:
