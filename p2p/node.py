@@ -37,8 +37,7 @@ from p2p.transport import LinkDown, LinkStats, LinkUp, Received, Transport
 from p2p.wire import write_message
 
 TICK_S = 0.5
-QUEUE_BYTES = 8 * limits.MIB
-"""Waiting for one slow link; more, and it is dropped."""
+QUEUE_BYTES = 8 * limits.MIB  # waiting for one slow link; more, and it is dropped
 CATCH_UP_S = 60.0  # what was learned on a round that a node has not heard of yet waits so long for that round
 _log = logging.getLogger(__name__)
 

@@ -104,21 +104,21 @@ def up(
             run.say(f"--prometheus counts when a node starts; to start this one again: {again}")
         return result(run, started=False)
     if detach:
-        words = [*(["--no-listen"] if no_listen else ["--listen", listen] if listen else [])]
-        for address in advertise or []:
-            words += ["--advertise", address]
-        serving.start(run, [*words, *(["--lan"] if lan else []), *(["--prometheus", str(scraped)] if scraped else [])])
+        words = ["--no-listen"] if no_listen else ["--listen", listen] if listen else []
+        words += [word for address in advertise or [] for word in ("--advertise", address)]
+        words += ["--lan"] if lan else []
+        serving.start(run, words + (["--prometheus", str(scraped)] if scraped else []))
         return result(run, started=True)
     told: list[UpResult] = []
 
     def ready(node: Node) -> None:
         name, address = node.member.context.genesis.name, next(iter(node.advertised), None)
-        told[:] = [UpResult(True, True, os.getpid(), address, name, run.spell("status"))]
-        serving.announce(run, told[0])
+        told.append(UpResult(True, True, os.getpid(), address, name, run.spell("status")))
+        serving.announce(run, told[-1])
 
     with metrics.serving(run, scraped):
         serving.serve(run, config, reached, ready)
-    return replace(told[0], running=False, pid=None)
+    return replace(told[-1], running=False, pid=None)
 
 
 def result(run: Run, *, started: bool) -> UpResult:
