@@ -19,8 +19,8 @@ from p2p.errors import NetworkError
 from p2p.records import Genesis
 
 LOOK_S = 5.0
-PAUSE_S = 60.0
-"""Between two looks: who was missed is found with the next."""
+PAUSE_S = (2.0, 60.0)
+"""Between two looks, the first and the longest: who was missed is found with the next."""
 _log = logging.getLogger(__name__)
 
 
@@ -80,11 +80,13 @@ class Nearby:
                 if bound is not None:
                     told = addresses.advertised(bound)
                     stack.enter_context(lan.announce(genesis.name, genesis.hash, told, key, where))
+                pause_s = PAUSE_S[0]
                 while not self._stopping.is_set():
                     for one in lan.browse(LOOK_S, where, stopping=self._stopping):
                         if one.is_of(genesis.hash) and one.transport_public != key:
                             loop.call_soon_threadsafe(self._found, one.transport_public, one.addresses)
-                    self._stopping.wait(PAUSE_S)
+                    self._stopping.wait(pause_s)
+                    pause_s = min(2 * pause_s, PAUSE_S[1])
         except NetworkError as error:
             self.health = (f"this node neither announces itself in the local network nor looks there: {error.message}",)
             _log.warning("%s", self.health[0])
