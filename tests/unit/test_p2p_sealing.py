@@ -182,3 +182,15 @@ def test_a_restored_sealer_takes_its_own_seals_back_before_it_signs_another() ->
         -1
     ] == newest
     assert not again.seals.forked
+
+
+def test_a_round_whose_authors_could_not_go_on_by_themselves_is_sealed_later() -> None:
+    company = linked(5, quorum=3, seal_lag=1)
+    for number in range(3):
+        company.learn(number, "a")
+    company.tell(0, company.link_of(0, 3), Push((header(company, 3, payload=b"", payload_bytes=0, wins=0).signed,)))
+    replica = company.members[0].context.replica
+    company.wait(limits.SEAL_DELAY_S + 2.0)
+    assert (replica.head, replica.sealed.round) == (2, 0)
+    company.wait(limits.LINK_DEAD_S)
+    assert replica.sealed.round == 1
