@@ -168,7 +168,7 @@ def base_name(reference: str) -> str:
     """A base model's name as the hub takes it: a hub id, or the last part of a path."""
     if reference in _ORIGINALS:
         return _ORIGINALS[reference]
-    if _HUB_ID.fullmatch(reference) and not Path(reference).exists():
+    if _HUB_ID.fullmatch(reference):  # a home names a folder by its whole path
         return reference
     return re.sub(r"[^\w.-]+", "-", Path(reference).name, flags=re.ASCII).strip("-.") or "model"
 
