@@ -133,20 +133,17 @@ def swarm_facts(run: Run) -> Swarm:
     Raises:
         LedgerError: It is damaged.
     """
-    from p2p import increments
     from p2p.credits import credits
 
     with swarm.view(run) as view:
         said, found = view.overview["swarm"], credits(view.context)
-    kept = sum(increments.read_wins(path) for path in sharing.kept(run))
-    unshared = said["pending_wins"] + sharing.waiting_wins(run) + kept
     return Swarm(
         name=said["name"],
         genesis=said["genesis"],
         head_round=said["head_round"],
         sealed_round=said["sealed_round"],
         state_hash=said["state_hash"],
-        unshared_wins=unshared,
+        unshared_wins=said["pending_wins"] + sharing.waiting_wins(run, with_kept=True),
         credits=found,
     )
 
