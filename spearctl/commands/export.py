@@ -19,7 +19,7 @@ from spearctl.errors import UsageError
 from spearctl.learner import Phases, find_model
 from spearctl.output import Page, Result
 from spearctl.run import Run
-from spearctl.targets import refuse_existing, written
+from spearctl.targets import refuse_conflicts, written
 from spearctl.text import size, tilde
 
 if TYPE_CHECKING:
@@ -120,10 +120,7 @@ def export(
         raise UsageError(
             "nothing says what to write", "name one or more of --peft DIR, --merged DIR and --gguf-lora FILE"
         )
-    if len(set(targets.values())) < len(targets):
-        raise UsageError("two targets have the same name", "give each a name of its own")
-    for path in targets.values():
-        refuse_existing(path)
+    refuse_conflicts([*targets.values()])
     facts, tensors = _gather(run, adapter)
     source = find_model(run, facts.config) if targets.keys() - {"peft"} else None
     done, report = [], None
