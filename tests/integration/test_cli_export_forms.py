@@ -26,6 +26,7 @@ from tests.foreign import make_loud, own_adapter, write_foreign
 from tests.homes import files_of, winnable, write_log
 from training import lora, models
 from training.adapters import read_peft_folder
+from training.history import History
 from training.rollout import GREEDY, sample
 from training.sources import resolve
 
@@ -129,7 +130,7 @@ def test_the_gguf_holds_the_tensors_of_the_peft_folder(loud: Cli) -> None:
     assert facts["adapter.sha256"] in said["general.description"]
 
 
-def test_every_form_comes_with_a_card(loud: Cli) -> None:
+def test_every_form_comes_with_a_card(loud: Cli, tiny_model: Path) -> None:
     log = write_log(loud.folder / "log.jsonl", winnable(6))
     assert loud("train", "--feedback", str(log), "--rounds", "1").code == 0
     peft, merged, file = (loud.folder / name for name in ("peft", "merged", "lora.gguf"))
@@ -146,9 +147,25 @@ def test_every_form_comes_with_a_card(loud: Cli) -> None:
         assert yaml.safe_load(matter)["library_name"] == library
         for said in (fingerprint, data["sha256"], "rank 16, alpha 32", "1 round on one device"):
             assert said in body
-        assert "local:1 on the way was imported: loud" in body
-        assert "Not evaluated on this device" in body
+        assert "local:1 was imported: loud" in body
+        assert "None: the device that exported it keeps no result" in body
         assert str(loud.folder) not in text
+        assert tiny_model.parent.name not in text
+    assert json.loads((peft / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny"
+
+
+def test_a_card_tells_what_was_measured_of_the_adapter(device: Cli) -> None:
+    log = write_log(device.folder / "log.jsonl", winnable(6))
+    assert device("train", "--feedback", str(log), "--rounds", "1").code == 0
+    for words in ((), ("--adapter", "base")):
+        assert device("eval", "--data", str(log), *words).code == 0
+    assert device("export", "--peft", "out").code == 0
+    text = (device.folder / "out" / "README.md").read_text()
+    with History(device.home.history_path) as history:
+        found = {result.adapter: result for result in history.evaluations()}["local:1"]
+    row = f"| {found.log_sha256[:16]} | 6 | {found.right} | {found.formatted} |"
+    assert text.count(f"| {found.log_sha256[:16]} |") == 1
+    assert row in text
 
 
 @pytest.mark.parametrize(
