@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from spearctl import errors, manual, mdoc
+from spearctl import completion, errors, manual, mdoc
 from spearctl.app import build
 from tests.cli import ROOT
 
@@ -39,8 +39,8 @@ def test_the_committed_pages_are_those_of_the_commands_as_they_are() -> None:
     assert committed(ROOT / "man") == manual.pages(SOURCE), "run `make man`"
 
 
-def test_the_committed_completion_files_are_those_of_typer_as_it_is() -> None:
-    assert committed(ROOT / "completions") == manual.completions(), "run `make man`"
+def test_the_committed_completion_files_are_those_of_the_commands_as_they_are() -> None:
+    assert committed(ROOT / "completions") == completion.files(get_command(build())), "run `make man`"
 
 
 def test_making_them_writes_all_and_removes_pages_of_commands_that_are_no_more(tmp_path: Path) -> None:
