@@ -23,6 +23,7 @@ from typer import Context
 from typer.main import get_command
 
 from spearctl import app, completion, mdoc, options
+from spearctl.command import told
 from spearctl.config import write_text
 
 DATE = "November 23, 2026"
@@ -135,9 +136,7 @@ def _options(context: Any, *, with_globals: bool) -> Iterator[str]:
     for parameter in parameters:
         is_argument = parameter.param_type_name == "argument"
         yield f".It {mdoc.argument(_metavar(parameter, context)) if is_argument else _names(parameter, context)}"
-        record = parameter.get_help_record(context)
-        told = record[1] if record is not None else parameter.help or ""
-        yield from mdoc.text(" ".join(told.split()))
+        yield from mdoc.text(told(parameter, context))
     yield ".El"
 
 
@@ -166,7 +165,7 @@ def _names(parameter: Any, context: Any) -> str:
 
 
 def _metavar(parameter: Any, context: Any) -> str:
-    return str(parameter.metavar or parameter.make_metavar(context)).lower()
+    return str(parameter.metavar or parameter.make_metavar(context)).strip("[]").lower()
 
 
 def _examples(found: list[dict[str, str]]) -> Iterator[str]:
