@@ -42,7 +42,7 @@ def leave(places: Places, genesis: bytes | None, passphrase: bytes | None) -> Pa
     Raises:
         LedgerError: A node runs on the ledger, or the disk does not take it.
     """
-    left = _free(places.left_swarm(genesis) if genesis is not None else places.home / "swarm.left-damaged")
+    left = free(places.left_swarm(genesis) if genesis is not None else places.home / "swarm.left-damaged")
     with disk_errors(places.home), only_writer(places.swarm):
         kit = places.swarm / _LEAVING
         shutil.rmtree(kit, ignore_errors=True)
@@ -50,6 +50,8 @@ def leave(places: Places, genesis: bytes | None, passphrase: bytes | None) -> Pa
         save(kit, generate(), passphrase)
         reach("leave.after-keys")
         flush_folder(places.swarm)
+        if places.next_swarm.is_dir():  # a move that cannot be finished: its ledger would be the home's from now on
+            os.rename(places.next_swarm, free(places.home / "swarm.left-unfinished"))
         reach("leave.before-rename")
         os.rename(places.swarm, left)
         flush_folder(places.home)
@@ -85,7 +87,7 @@ def unfinished(places: Places) -> Path | None:
     return next((path.parent for path in sorted(places.home.glob(f"swarm.left-*/{_LEAVING}"))), None)
 
 
-def _free(path: Path) -> Path:
+def free(path: Path) -> Path:
     """A name that is free: nothing that was left before is written over."""
     tries = (path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 1000)))
     found = next((tried for tried in tries if not os.path.lexists(tried)), None)

@@ -22,7 +22,7 @@ from spearctl.text import count, printable
 if TYPE_CHECKING:
     from p2p.credits import Credit
     from training.adapters import AdapterShape
-    from training.history import History
+    from training.history import EvaluationRecord, History
     from training.merge import MergeReport
 
 KEY_CHARS = 16
@@ -94,6 +94,7 @@ class Facts:
         config: The home's settings.
         swarm: Where it came from a swarm's state.
         lineage: How it came about on this device; none where the state of a swarm is exported.
+        evaluations: What was measured of it here.
     """
 
     adapter: str
@@ -102,6 +103,7 @@ class Facts:
     config: Config
     swarm: Swarm | None
     lineage: Lineage | None
+    evaluations: tuple[EvaluationRecord, ...] = ()
 
     @property
     def base(self) -> str:
@@ -133,20 +135,17 @@ def swarm_facts(run: Run) -> Swarm:
     Raises:
         LedgerError: It is damaged.
     """
-    from p2p import increments
     from p2p.credits import credits
 
     with swarm.view(run) as view:
         said, found = view.overview["swarm"], credits(view.context)
-    kept = sum(increments.read_wins(path) for path in sharing.kept(run))
-    unshared = said["pending_wins"] + sharing.waiting_wins(run) + kept
     return Swarm(
         name=said["name"],
         genesis=said["genesis"],
         head_round=said["head_round"],
         sealed_round=said["sealed_round"],
         state_hash=said["state_hash"],
-        unshared_wins=unshared,
+        unshared_wins=said["pending_wins"] + sharing.waiting_wins(run, with_kept=True),
         credits=found,
     )
 
@@ -168,7 +167,7 @@ def base_name(reference: str) -> str:
     """A base model's name as the hub takes it: a hub id, or the last part of a path."""
     if reference in _ORIGINALS:
         return _ORIGINALS[reference]
-    if _HUB_ID.fullmatch(reference) and not Path(reference).exists():
+    if _HUB_ID.fullmatch(reference):  # a home names a folder by its whole path
         return reference
     return re.sub(r"[^\w.-]+", "-", Path(reference).name, flags=re.ASCII).strip("-.") or "model"
 
@@ -260,11 +259,18 @@ def _load_base(facts: Facts) -> list[str]:
             'tokenizer = AutoTokenizer.from_pretrained("FOLDER/OF/THE/GGUF", **where)',
             'base = AutoModelForCausalLM.from_pretrained("FOLDER/OF/THE/GGUF", **where)',
         ]
-    name = json.dumps(facts.base)
+    name = json.dumps(facts.base if model == facts.base else "FOLDER/OF/THE/BASE/MODEL")
     return [
         f"tokenizer = AutoTokenizer.from_pretrained({name})",
         f"base = AutoModelForCausalLM.from_pretrained({name})",
     ]
+
+
+def _base_cell(facts: Facts) -> str:
+    model, name = facts.config.model, markdown(facts.base)
+    if model in _ORIGINALS:
+        return f"{markdown(model)}, a quantised copy of {name}"
+    return name if model == facts.base else f"{name}, as its place was called; the fingerprint says which one that is"
 
 
 def _gguf_file(model: str) -> str:
@@ -278,7 +284,7 @@ def _body(facts: Facts, what: str, load: Sequence[str], notes: Sequence[str], *,
     parameters = sum(tensor.rows * tensor.columns for tensor in shape.tensors)
     layers = count(len(shape.targets), "layer")
     rows = [
-        ("base model", markdown(config.model if config.model in _ORIGINALS else facts.base)),
+        ("base model", _base_cell(facts)),
         ("its fingerprint", config.model_fingerprint),
         ("prompts", _prompts(config)),
         ("adapter", f"{facts.adapter}: rank {shape.rank}, alpha {shape.alpha}, {layers}, {parameters:,} values"),
@@ -292,7 +298,7 @@ def _body(facts: Facts, what: str, load: Sequence[str], notes: Sequence[str], *,
         "## Where it came from",
         *_origin(facts),
         "## Evaluation",
-        "Not evaluated on this device: its history keeps no result of `spearctl eval`.",
+        _evaluation(facts.evaluations),
         "## How it was made",
         _HOW,
         *notes,
@@ -302,6 +308,17 @@ def _body(facts: Facts, what: str, load: Sequence[str], notes: Sequence[str], *,
         _licence(config.model),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _evaluation(found: Sequence[EvaluationRecord]) -> str:
+    """The last result on each set of questions."""
+    if not found:
+        return "None: the device that exported it keeps no result of `spearctl eval` for it."
+    last = {result.log_sha256: result for result in found}.values()
+    rows = [(result.log_sha256[:KEY_CHARS], *map(str, (result.n, result.right, result.formatted))) for result in last]
+    names = ("SHA-256 of the questions", "how many", "right, in the asked form", "in the asked form")
+    whose = "By `spearctl eval` on the device that exported it, whose own questions these are; they are not in here."
+    return f"{_table(names, rows)}\n\n{whose}"
 
 
 def _prompts(config: Config) -> str:
@@ -314,9 +331,9 @@ def _origin(facts: Facts) -> list[str]:
     parts = _swarm(facts.swarm) if facts.swarm is not None else []
     if found is not None:
         start = "the base model" if found.start == "base" else f"{found.start} of a swarm"
-        parts.append(f"{facts.adapter}: {count(found.rounds, 'round')} on one device, {count(found.wins, 'win')},"
-                     f" begun with {start}.")  # fmt: skip
-        parts += [f"{name} on the way was imported: {markdown(origin)}." for name, origin in found.brought.items()]
+        rounds = f"{count(found.rounds, 'round')} on one device, {count(found.wins, 'win')}, begun with {start}"
+        parts.append(f"{facts.adapter}: {rounds if found.rounds else f'no round on this device, on top of {start}'}.")
+        parts += [f"{name} was imported: {markdown(origin)}." for name, origin in found.brought.items()]
     return parts
 
 
@@ -340,7 +357,11 @@ def _swarm(found: Swarm) -> list[str]:
     parts = [_table(("", ""), rows)]
     if who:
         names = ("member", "key", "sealed rounds signed", "later rounds", "wins in these")
-        parts += [_table(names, who), "Members choose their names. A seal keeps who signed in a round, and no wins."]
+        told = (
+            f"Members choose their names. Up to round {found.sealed_round} a seal keeps who signed in a round, learned"
+            " or not, and no wins; so wins are only those of later rounds, not of all that a member ever gave."
+        )
+        parts += [_table(names, who), told]
     else:
         parts.append("No member has shared anything yet.")
     return parts

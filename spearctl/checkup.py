@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from spearctl import errors
+from spearctl import errors, sharing, swarm
 from spearctl.config import Config
 from spearctl.errors import ConfigError, HomeError, SpearctlError
 from spearctl.run import Run
@@ -38,6 +38,7 @@ AHEAD_S = 300.0
 """Clocks that differ by less are as good as equal: tickets live for minutes at least."""
 SHIPPED = datetime.fromisoformat("2026-11-01T00:00:00+00:00").timestamp()
 """No right clock shows less."""
+HISTORY_ASIDE = "put aside with its adapter versions, which `import` takes back; the next training begins a new history"
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +207,9 @@ def history(examined: Examined) -> Iterator[Check]:
     """The training history, and the adapter versions that it knows."""
     import sqlite3
 
+    from training.errors import StoreError
+    from training.history import SCHEMA_VERSION
+
     place = examined.run.place
     path = place.history_path
     if not place.is_initialised:
@@ -213,20 +217,54 @@ def history(examined: Examined) -> Iterator[Check]:
     if not path.exists() or not path.stat().st_size:
         yield Check("history", "ok", "nothing was trained yet")
         return
-    again = f"mv {shlex.quote(str(path))} {shlex.quote(f'{path}.damaged')}"
-    without = "the next training begins a new history; adapter versions stay where they are"
     try:
         with closing(open_unseen(path)) as db:
-            lines = [str(line) for (line,) in db.execute("PRAGMA integrity_check") if line != "ok"]
-            rows = db.execute("SELECT number, sha256 FROM version WHERE present ORDER BY number").fetchall()
-            current = db.execute("SELECT version FROM current").fetchone()[0]
+            (schema,) = db.execute("PRAGMA user_version").fetchone()
+            damages = [str(line) for (line,) in db.execute("PRAGMA integrity_check") if line != "ok"]
+            rows, current = _versions(db) if 0 < schema <= SCHEMA_VERSION else ([], [])
     except sqlite3.Error as error:
-        lines, rows, current = [str(error)], [], None
-    if lines:
-        yield failed("history", HomeError(f"{path}: {lines[0]}; put aside, {without}", again))
-        return
-    yield Check("history", "ok", "whole")
-    yield from _adapters(examined, rows, current)
+        schema, damages, rows, current = 0, [str(error)], [], []
+    if schema > SCHEMA_VERSION:
+        yield failed(
+            "history", StoreError(f"{path}: written by a newer spearctl (schema {schema})", "upgrade spearctl")
+        )
+    elif damages or len(current) != bool(schema):
+        told = f"{path}: {damages[0] if damages else 'nothing says which version is in use'}"
+        yield failed("history", HomeError(f"{told}; {HISTORY_ASIDE}", _put_aside(examined)))
+    else:
+        yield Check("history", "ok", "whole")
+        yield from _adapters(examined, rows, current[0] if current and _chooses(examined) else None)
+
+
+def _versions(db: sqlite3.Connection) -> tuple[list[tuple[int, str]], list[int | None]]:
+    """Numbers and digests of all versions that are there, and the number of the one in use, as a list of one."""
+    rows = db.execute("SELECT number, sha256 FROM version WHERE present ORDER BY number").fetchall()
+    return rows, [number for (number,) in db.execute("SELECT version FROM current")]
+
+
+def _put_aside(examined: Examined) -> str:
+    """What puts a history aside, with the versions that only it knows: by a new one they would be deleted."""
+    from p2p.leaving import free
+
+    place = examined.run.place
+    aside = shlex.quote(str(free(examined.root / ".damaged")))
+    adapters = [shlex.quote(str(place.adapters_path))] if place.adapters_path.is_dir() else []
+    return f"mkdir {aside} && mv {' '.join([f'{shlex.quote(str(place.history_path))}*', *adapters])} {aside}"
+
+
+def _chooses(examined: Examined) -> bool:
+    """Whether this home uses a version of its own; a member uses what its swarm shares."""
+    from p2p.errors import LedgerError
+    from p2p.places import Places
+
+    config = examined.config
+    if config is None or not Places(examined.root).is_member:
+        return True
+    try:
+        with swarm.view(examined.run, leave_no_trace=True) as view:
+            return not sharing.fits(view.genesis, config)
+    except LedgerError:  # told by another check
+        return False
 
 
 def _adapters(examined: Examined, rows: list[tuple[int, str]], current: int | None) -> Iterator[Check]:
@@ -241,18 +279,15 @@ def _adapters(examined: Examined, rows: list[tuple[int, str]], current: int | No
         except (StoreError, OSError, ValueError):
             held = None
         (good if held == digest else bad).append(number)
-    names = ", ".join(f"local:{number}" for number in bad)
-    if current is not None and current in bad:
+    unused = ", ".join(f"local:{number}" for number in bad if number != current)
+    if current in bad:
         other = f"local:{good[-1]}" if good else "base"
-        error = StoreError(
-            f"{names} is damaged or missing, and it is in use", examined.run.spell("adapter", "use", other)
-        )
-        yield failed("adapters", error)
-    elif bad:
-        yield Check(
-            "adapters", "warn", f"{names} damaged or missing; not in use", "put it back from a backup, or let it be"
-        )
-    else:
+        told = f"local:{current} is damaged or missing, and it is in use"
+        yield failed("adapters", StoreError(told, examined.run.spell("adapter", "use", other)))
+    if unused:
+        told = f"{unused} damaged or missing; not in use"
+        yield Check("adapters", "warn", told, "put it back from a backup, or let it be")
+    if not bad:
         yield Check("adapters", "ok", count(len(good), "version"))
 
 

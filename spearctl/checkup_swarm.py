@@ -71,6 +71,7 @@ def _locked() -> bytes:
 def moves(examined: Examined) -> Iterator[Check]:
     """Whether joining or leaving was interrupted."""
     from p2p import leaving
+    from p2p.errors import LedgerError
 
     places = _places(examined)
     left = leaving.unfinished(places)
@@ -78,7 +79,12 @@ def moves(examined: Examined) -> Iterator[Check]:
         yield Check("swarm", "warn", f"leaving was interrupted: {left.name}", examined.run.spell("leave"))
     if places.next_swarm.is_dir():
         yield Check("swarm", "warn", "joining was interrupted", examined.run.spell("up", "--detach"))
-    if not places.is_member and examined.run.place.is_initialised:
+    ledger, aside = places.swarm / "ledger.db", places.home / "swarm.left-damaged"
+    if places.swarm.is_dir() and not ledger.is_file():
+        mend = f"put it back from a backup, or what is left aside: mv {shlex.quote(str(places.swarm))}"
+        error = LedgerError(f"{ledger}: the ledger is gone", f"{mend} {shlex.quote(str(leaving.free(aside)))}")
+        yield failed("swarm", error)
+    elif not places.is_member and examined.run.place.is_initialised:
         yield Check("swarm", "ok", "this home belongs to none")
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -30,6 +31,35 @@ R = TypeVar("R", bound=Result)
 
 SENTENCE = 500
 """No first sentence of a command's help is so long that a list of commands cuts it."""
+
+
+_FACTS = re.compile(r"\s*\[((?:default: |required|[\d.]+<=x|x>=)[^\[\]]*)\]$")
+_RANGE = re.compile(r"(?:([\d.]+)<=)?x(?:<=([\d.]+))?(?:>=([\d.]+))?")
+
+
+def told(parameter: Any, context: Any) -> str:
+    """What is said of an option or an argument: its help, then what typer knows of it, in words."""
+    record = parameter.get_help_record(context)
+    text = " ".join((record[1] if record is not None else parameter.help or "").split())
+    facts = _FACTS.search(text)
+    if facts is None:
+        return text
+    text = text[: facts.start()]
+    for fact in facts[1].split("; "):
+        if fact.startswith("default: ") and "Default: " not in text:
+            text += f" Default: {_plain_number(fact.removeprefix('default: '))}."
+        elif fact == "required" and parameter.param_type_name == "option":
+            text += " Must be given."
+        elif found := _RANGE.fullmatch(fact):
+            low, high = _plain_number(found[1] or found[3]), found[2]
+            limits = f"from {low} to {_plain_number(high)}." if high else f"at least {low}."
+            has_default = "Default: " in text
+            text = f"{text[:-1]}; {limits}" if has_default else f"{text} {limits.capitalize()}"
+    return text
+
+
+def _plain_number(text: str) -> str:
+    return text.removesuffix(".0")
 
 
 class MissingCommand(typer.TyperException):
@@ -53,10 +83,10 @@ def _format_options(self: TyperCommand | TyperGroup, ctx: Any, formatter: Any) -
         record = parameter.get_help_record(ctx)
         if record is not None:
             is_argument = parameter.param_type_name == "argument"
-            if is_argument:  # its name says more than the type that typer puts behind it
-                record = (record[0].partition(" <")[0], record[1])
+            # An argument's name says more than the type that typer puts behind it.
+            name = record[0].partition(" <")[0] if is_argument else record[0]
             title = getattr(parameter, "rich_help_panel", None) or ("Arguments" if is_argument else "Options")
-            sections.setdefault(title, []).append(record)
+            sections.setdefault(title, []).append((name, told(parameter, ctx)))
     for title in ("Arguments", "Options", options.PANEL):
         if title in sections:
             with formatter.section(typer.style(title, bold=True)):

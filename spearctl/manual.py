@@ -20,24 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from typer import Context
-from typer.completion import get_completion_script  # type: ignore[attr-defined]  # it is imported there
 from typer.main import get_command
 
-from spearctl import app, mdoc, options
+from spearctl import app, completion, mdoc, options
+from spearctl.command import told
 from spearctl.config import write_text
 
 DATE = "November 23, 2026"
 """Of the last change to what is written by hand. Not the day of a build, which would make every build another page."""
 
 SUMMARY = "a language model that learns from its users' feedback, on their devices"
-
-COMPLETIONS = {"bash": "spearctl", "zsh": "_spearctl", "fish": "spearctl.fish"}
-"""What each shell wants its file to be called."""
-
-FIRST_TAB = """
-# The first time, zsh runs this file as the completion itself.
-[[ $zsh_eval_context[-1] == loadautofunc ]] && _spearctl_completion "$@"
-"""
 
 
 def pages(source: Path) -> dict[str, str]:
@@ -55,15 +47,6 @@ def pages(source: Path) -> dict[str, str]:
     for name, command in commands.items():
         lines = _command_page(Context(command, parent=context, info_name=name), source, examples.get(name, []))
         made[f"spearctl-{name}.1"] = _join(lines)
-    return made
-
-
-def completions() -> dict[str, str]:
-    """Returns the completion files by file name."""
-    made = {}
-    for shell, name in COMPLETIONS.items():
-        script = get_completion_script(prog_name="spearctl", complete_var="_SPEARCTL_COMPLETE", shell=shell)
-        made[name] = f"{script}\n" + (FIRST_TAB if shell == "zsh" else "")
     return made
 
 
@@ -153,9 +136,7 @@ def _options(context: Any, *, with_globals: bool) -> Iterator[str]:
     for parameter in parameters:
         is_argument = parameter.param_type_name == "argument"
         yield f".It {mdoc.argument(_metavar(parameter, context)) if is_argument else _names(parameter, context)}"
-        record = parameter.get_help_record(context)
-        told = record[1] if record is not None else parameter.help or ""
-        yield from mdoc.text(" ".join(told.split()))
+        yield from mdoc.text(told(parameter, context))
     yield ".El"
 
 
@@ -184,7 +165,7 @@ def _names(parameter: Any, context: Any) -> str:
 
 
 def _metavar(parameter: Any, context: Any) -> str:
-    return str(parameter.metavar or parameter.make_metavar(context)).lower()
+    return str(parameter.metavar or parameter.make_metavar(context)).strip("[]").lower()
 
 
 def _examples(found: list[dict[str, str]]) -> Iterator[str]:
@@ -214,7 +195,8 @@ def _join(lines: Iterator[str]) -> str:
 
 def main(root: Path) -> None:
     """Writes all files below a checkout, and removes the pages of commands that are no more."""
-    for folder, made in ((root / "man", pages(root / "man" / "source")), (root / "completions", completions())):
+    files = completion.files(get_command(app.build()))
+    for folder, made in ((root / "man", pages(root / "man" / "source")), (root / "completions", files)):
         for path in folder.iterdir():
             if path.is_file() and path.name not in made:
                 path.unlink()

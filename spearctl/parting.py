@@ -10,10 +10,14 @@ only the second is news there.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spearctl import sharing, swarm
 from spearctl.config import Config, write_text
 from spearctl.run import Run
+
+if TYPE_CHECKING:
+    from training.adapters import Adapter, AdapterShape
 
 _FILE = ".left"
 
@@ -30,21 +34,19 @@ def settle(run: Run, config: Config) -> str | None:
         LedgerError: The ledger is damaged.
         StoreError: So is the history, or the disk is full.
     """
-    import numpy as np
-
-    from training.adapters import adapter_digest, initial_adapter
+    from training.adapters import adapter_digest
     from training.history import History
 
-    genesis, found = swarm.genesis(run), sharing.shared(run, config)
-    if genesis is None or found is None:
+    genesis = swarm.genesis(run)
+    if genesis is None or not sharing.fits(genesis, config):
         return None
     shape = sharing.shape_of(genesis)
-    with swarm.view(run) as view:
-        state, pending_wins = view.shared(), view.overview["swarm"]["pending_wins"]
-    start = sharing.flat(initial_adapter(config.model_fingerprint, shape)).astype(np.float64)
-    theirs = sharing.shaped((start + state).astype(np.float32), shape)
     with History(run.home.history_path) as history:
         store = sharing.open_store(run, config, history, shape)
+        sharing.hand_over(run, store, history, keep=False)
+        found = sharing.shared(run, config)
+        assert found is not None
+        theirs, pending_wins = _theirs(run, config, shape)
         whole = adapter_digest(found.adapter)
         before = history.current
         is_done = before != sharing.BASE and history.version(before).sha256 == whole
@@ -54,9 +56,23 @@ def settle(run: Run, config: Config) -> str | None:
         root = history.current
         _remember(run, genesis.hash, root)
         if adapter_digest(theirs) != whole:
-            wins = pending_wins + sharing.waiting_wins(run)
-            history.adopt(store.write(found.adapter, parent=root, wins=wins))
+            wins = pending_wins + sharing.waiting_wins(run, with_kept=True)
+            own = store.write(found.adapter, parent=root, wins=wins)
+            sharing.pass_over(run, own.number)  # should this be as far as it gets, the swarm has all of it already
+            history.adopt(own)
         return history.current
+
+
+def _theirs(run: Run, config: Config, shape: AdapterShape) -> tuple[Adapter, int]:
+    """The swarm's state as an adapter, and how many wins of this device are pending on top of it."""
+    import numpy as np
+
+    from training.adapters import initial_adapter
+
+    with swarm.view(run) as view:
+        state, pending_wins = view.shared(), view.overview["swarm"]["pending_wins"]
+    start = sharing.flat(initial_adapter(config.model_fingerprint, shape)).astype(np.float64)
+    return sharing.shaped((start + state).astype(np.float32), shape), pending_wins
 
 
 def known(run: Run, genesis: bytes) -> str | None:

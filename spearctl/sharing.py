@@ -153,9 +153,11 @@ def hand_over(run: Run, store: AdapterStore, history: History, *, keep: bool) ->
 
     outbox, wins = swarm.places(run).outbox, 0
     outbox.mkdir(mode=0o700, exist_ok=True)
-    marker = _read_marker(outbox)
+    versions, marker = history.versions(), _read_marker(outbox)
+    last = versions[-1].number if versions else 0
+    if marker.done > last:  # a history that was put aside took its numbers along
+        marker = _mark(outbox, _Marker(last, marker.keep))
     folder = outbox / _KEPT if marker.keep else outbox
-    versions = history.versions()
     parents = {version.name: version.parent for version in versions}
     for version in versions:
         if version.number <= marker.done or version.parent.startswith("round:"):
@@ -188,6 +190,12 @@ def catch_up(run: Run, config: Config) -> None:
     with suppress(HomeLockedError, StoreError), run.home.training_lock("up"), History(run.home.history_path) as history:
         store = open_store(run, config, history, shape_of(genesis))
         hand_over(run, store, history, keep=_read_marker(swarm.places(run).outbox).keep)
+
+
+def pass_over(run: Run, number: int) -> None:
+    """Takes note that a version which is about to be made is never handed over, as all before it are by now."""
+    outbox = swarm.places(run).outbox
+    _mark(outbox, _Marker(number, _read_marker(outbox).keep))
 
 
 def _base(name: str, parents: Mapping[str, str]) -> int:
@@ -248,11 +256,12 @@ def waiting(run: Run) -> int:
     return len(increments.waiting(swarm.places(run).outbox))
 
 
-def waiting_wins(run: Run) -> int:
-    """How many wins wait for the node."""
+def waiting_wins(run: Run, *, with_kept: bool = False) -> int:
+    """How many wins wait for the node; on request, with those that are kept on this device."""
     from p2p import increments
 
-    return sum(increments.read_wins(path) for path in increments.waiting(swarm.places(run).outbox))
+    paths = (*increments.waiting(swarm.places(run).outbox), *(kept(run) if with_kept else ()))
+    return sum(increments.read_wins(path) for path in paths)
 
 
 def is_ahead(run: Run, pending_wins: int) -> bool:

@@ -164,7 +164,7 @@ def read_peft_folder(folder: Path) -> Adapter:
     path = folder / WEIGHTS_FILE
     try:
         tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, TypeError) as error:  # a TypeError: of a type that numpy lacks
         raise StoreError(
             f"{path}: not a readable adapter ({error})", "choose another version: spearctl adapter list"
         ) from error

@@ -324,7 +324,10 @@ class History:
             return cursor.fetchall()
 
     def _row(self, statement: str) -> Any:
-        return self._rows(statement)[0]
+        found = self._rows(statement)
+        if not found:
+            raise _damaged(self.path, ValueError("a row that is always there is missing"))
+        return found[0]
 
     def _run(self, statement: str, *values: object) -> None:
         with self._guard():
@@ -391,5 +394,5 @@ def _name(number: int | None) -> str:
 
 def _damaged(path: Path, error: Exception) -> StoreError:
     hints = {"full": "free some disk space and try again", "locked": "another process is writing to it; try again"}
-    otherwise = "restore it from a backup, or move it away to start anew"
+    otherwise = "restore it from a backup, or see what else there is to do: spearctl doctor"
     return StoreError(f"{path}: {error}", next((hints[word] for word in hints if word in str(error)), otherwise))

@@ -19,7 +19,7 @@ from spearctl.errors import UsageError
 from spearctl.learner import Phases, find_model
 from spearctl.output import Page, Result
 from spearctl.run import Run
-from spearctl.targets import refuse_existing, written
+from spearctl.targets import refuse_conflicts, written
 from spearctl.text import size, tilde
 
 if TYPE_CHECKING:
@@ -120,10 +120,7 @@ def export(
         raise UsageError(
             "nothing says what to write", "name one or more of --peft DIR, --merged DIR and --gguf-lora FILE"
         )
-    if len(set(targets.values())) < len(targets):
-        raise UsageError("two targets have the same name", "give each a name of its own")
-    for path in targets.values():
-        refuse_existing(path)
+    refuse_conflicts([*targets.values()])
     facts, tensors = _gather(run, adapter)
     source = find_model(run, facts.config) if targets.keys() - {"peft"} else None
     done, report = [], None
@@ -146,11 +143,13 @@ def _gather(run: Run, name: str | None) -> tuple[Facts, Adapter]:
         together = _shared(run, config) if name is None else None
         if together is not None:
             found, said = together
-            label = f"round:{found.head_round}"
-            return Facts(label, adapter_digest(found.adapter), shape, config, said, None), found.adapter
-        name = name or history.current
-        tensors = sharing.open_store(run, config, history, shape).load(name)
-        return Facts(name, adapter_digest(tensors), shape, config, None, card.lineage(history, name)), tensors
+            name, tensors, lineage = f"round:{found.head_round}", found.adapter, None
+        else:
+            name, said = name or history.current, None
+            tensors = sharing.open_store(run, config, history, shape).load(name)
+            lineage = card.lineage(history, name)
+        measured = tuple(result for result in history.evaluations() if result.adapter == name)
+        return Facts(name, adapter_digest(tensors), shape, config, said, lineage, measured), tensors
 
 
 def _shared(run: Run, config: Config) -> tuple[sharing.Shared, card.Swarm] | None:
@@ -179,7 +178,7 @@ def _write(
             path,
             tensors,
             facts.shape,
-            base_model=config.model,
+            base_model=facts.base,
             dropout=config.adapter.dropout,
         )
         (path / FACTS_FILE).write_text(json.dumps(facts.short(), indent=2) + "\n", encoding="utf-8")

@@ -103,9 +103,8 @@ def import_(
                 origin = history.origins().get(known, "")
                 return ImportResult(known, history.current, sha256, origin, False, None, steps)
             run.confirm(_question(folder, history.current, is_member), yes=yes)
-            origin = (
-                f"{folder.name}, a PEFT folder for {printable(clip(found.base_model, 80)) or 'a model without a name'}"
-            )
+            made_for = card.base_name(found.base_model) if found.base_model else "a model without a name"
+            origin = f"{printable(clip(folder.name, 80))}, a PEFT folder for {clip(made_for, 80)}"
             name, before = _take_in(run, config, store, history, found.adapter, origin)
     share = _share(run) if is_member else None
     return ImportResult(name, before, sha256, origin, True, share, (f"{run.spell('eval')} --data LOG",))

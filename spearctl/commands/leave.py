@@ -8,15 +8,18 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from spearctl import parting, serving, sharing, swarm
+from spearctl import parting, serving, swarm
 from spearctl.command import command, group
 from spearctl.output import Page, Result
 from spearctl.run import Run
 from spearctl.text import count, tilde
+
+if TYPE_CHECKING:
+    from p2p.storage import Storage
 
 commands = group()
 
@@ -111,19 +114,17 @@ def leave(
     if not places.is_member:
         if done is None:
             raise swarm.no_swarm(run)
-        return _result(run, Membership(), None, done, delete=delete)
+        return _result(run, *_earlier(run, done), done, delete=delete)
     with suppress(LedgerError):
         moving.finish(places)
     found = _membership(run)
     run.confirm(_question(run, found, delete=delete), yes=yes)
     passphrase = _passphrase(run)
-    if swarm.is_running(run):
-        run.say("stopping the node")
-        serving.stop(run)
     adapter = None
-    if found.genesis is not None:
-        sharing.catch_up(run, config)
-    with run.home.training_lock("leave"):
+    with run.home.training_lock("leave"):  # first of all: where something is trained, the node goes on
+        if swarm.is_running(run):
+            run.say("stopping the node")
+            serving.stop(run)
         if found.genesis is not None:
             adapter = parting.settle(run, config)
         left = leaving.leave(places, found.genesis, passphrase)
@@ -142,6 +143,25 @@ def _membership(run: Run) -> Membership:
     except LedgerError as error:
         run.say(error.message)
         return Membership()
+
+
+def _earlier(run: Run, left: Path) -> tuple[Membership, str | None]:
+    """What a leave gave up that was interrupted and is finished now, and the version that it made."""
+    from p2p.errors import P2PError
+    from p2p.founding import genesis_of, reader_of_home
+    from p2p.ledger import Ledger
+    from training.history import History
+
+    try:
+        with Ledger.open_readonly(left) as reader:
+            storage = cast("Storage", reader)  # nothing here writes
+            genesis, me = genesis_of(storage), reader_of_home(storage).node
+    except P2PError as error:
+        run.say(error.message)
+        return Membership(), None
+    with History(run.home.history_path) as history:
+        adapter = history.current if parting.known(run, genesis.hash) else None
+    return Membership(genesis.name, genesis.hash, founder=me == genesis.sealer), adapter
 
 
 def _question(run: Run, found: Membership, *, delete: bool) -> str:

@@ -83,6 +83,30 @@ def assert_whole(device: Device) -> None:
         assert adapter_digest(adapter_of(device.home, version.name)) == version.sha256
 
 
+def test_what_is_pending_counts_once_however_often_leaving_begins(tmp_path: Path, template: Home) -> None:
+    with homes(tmp_path, template, "anna") as (anna,):
+        anna.train(winnable(6))
+        invite(anna)
+        anna.train(winnable(6, name="more"))
+        used = anna.export()
+        for _ in range(2):
+            leave_killed_at(anna, "leave.after-keys")
+            assert furthest(anna.export(), used) <= 2.0**-22
+        anna.data("leave", "--yes")
+        assert furthest(anna.export(), used) <= 2.0**-22
+        with History(anna.home.history_path) as history:
+            assert history.version(history.current).wins == 6
+
+
+def test_what_was_left_is_named_by_the_run_that_finishes_it(anna: Device) -> None:
+    genesis = anna.status_of_stopped()["swarm"]["genesis"]
+    leave_killed_at(anna, "leave.after-rename")
+    said = anna.data("leave", "--yes")
+    assert said["swarm"] == {"name": "anna", "genesis": genesis}
+    assert said["founder"]
+    assert said["adapter"] == anna.data("adapter", "list")["current"]
+
+
 @pytest.mark.parametrize("point", FAULT_POINTS[2:])
 def test_whoever_joins_or_founds_next_finishes_it_first(anna: Device, point: str) -> None:
     who = load(anna.home.root).node_id

@@ -75,4 +75,4 @@ def test_a_folder_that_cannot_be_made_is_code_9_and_leaves_nothing(device: Devic
     (device.folder / "file").write_text("in the way")
     outcome = device("export", "--peft", str(device.folder / "file" / "below"))
     assert outcome.code == 9
-    assert not list(device.folder.glob(".export.*"))
+    assert not list(device.folder.glob(".spearctl-export.*"))

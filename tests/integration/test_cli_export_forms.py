@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -17,12 +19,14 @@ from gguf import GGUFReader
 
 import profiles
 from spearctl import config as settings
+from spearctl import targets
 from spearctl.home import Home
 from tests.cli import Cli, clean_environment
 from tests.foreign import make_loud, own_adapter, write_foreign
 from tests.homes import files_of, winnable, write_log
 from training import lora, models
 from training.adapters import read_peft_folder
+from training.history import History
 from training.rollout import GREEDY, sample
 from training.sources import resolve
 
@@ -50,6 +54,14 @@ result = {"base": said(plain), "merged": said(AutoModelForCausalLM.from_pretrain
 result["peft"] = said(PeftModel.from_pretrained(plain, peft))
 result["ours"] = sorted({name.partition(".")[0] for name in sys.modules} & {"spearctl", "training", "p2p", "profiles"})
 print(json.dumps(result))
+"""
+
+KILLED = """
+import os, signal, sys
+from spearctl import targets
+targets._flush_all = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+from spearctl.main import main
+main(sys.argv[1:])
 """
 
 
@@ -118,7 +130,7 @@ def test_the_gguf_holds_the_tensors_of_the_peft_folder(loud: Cli) -> None:
     assert facts["adapter.sha256"] in said["general.description"]
 
 
-def test_every_form_comes_with_a_card(loud: Cli) -> None:
+def test_every_form_comes_with_a_card(loud: Cli, tiny_model: Path) -> None:
     log = write_log(loud.folder / "log.jsonl", winnable(6))
     assert loud("train", "--feedback", str(log), "--rounds", "1").code == 0
     peft, merged, file = (loud.folder / name for name in ("peft", "merged", "lora.gguf"))
@@ -135,9 +147,25 @@ def test_every_form_comes_with_a_card(loud: Cli) -> None:
         assert yaml.safe_load(matter)["library_name"] == library
         for said in (fingerprint, data["sha256"], "rank 16, alpha 32", "1 round on one device"):
             assert said in body
-        assert "local:1 on the way was imported: loud" in body
-        assert "Not evaluated on this device" in body
+        assert "local:1 was imported: loud" in body
+        assert "None: the device that exported it keeps no result" in body
         assert str(loud.folder) not in text
+        assert tiny_model.parent.name not in text
+    assert json.loads((peft / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny"
+
+
+def test_a_card_tells_what_was_measured_of_the_adapter(device: Cli) -> None:
+    log = write_log(device.folder / "log.jsonl", winnable(6))
+    assert device("train", "--feedback", str(log), "--rounds", "1").code == 0
+    for words in ((), ("--adapter", "base")):
+        assert device("eval", "--data", str(log), *words).code == 0
+    assert device("export", "--peft", "out").code == 0
+    text = (device.folder / "out" / "README.md").read_text()
+    with History(device.home.history_path) as history:
+        found = {result.adapter: result for result in history.evaluations()}["local:1"]
+    row = f"| {found.log_sha256[:16]} | 6 | {found.right} | {found.formatted} |"
+    assert text.count(f"| {found.log_sha256[:16]} |") == 1
+    assert row in text
 
 
 @pytest.mark.parametrize(
@@ -147,6 +175,8 @@ def test_every_form_comes_with_a_card(loud: Cli) -> None:
         (("--peft", "new", "--merged", "new"), "two targets have the same name"),
         (("--peft", "new", "--merged", "taken"), "taken exists"),
         (("--gguf-lora", "taken"), "taken exists"),
+        (("--peft", "new/inner", "--merged", "new"), "new/inner lies within"),
+        (("--peft", "new", "--gguf-lora", "new/file"), "new/file lies within"),
     ],
 )
 def test_targets_that_cannot_be_are_code_2_and_nothing_is_written(
@@ -159,6 +189,63 @@ def test_targets_that_cannot_be_are_code_2_and_nothing_is_written(
     assert said in outcome.err
     assert files_of(device.folder) == before
     assert not (device.folder / "new").exists()
+
+
+def scratch_of(device: Cli) -> list[Path]:
+    return list(device.folder.glob(f"{targets.PREFIX}*"))
+
+
+@pytest.mark.parametrize("form", ["--peft", "--merged", "--gguf-lora"])
+def test_what_a_killed_export_left_is_removed_by_the_next_one(device: Cli, form: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, "export", form, "out"],
+        cwd=device.folder,
+        env=clean_environment(device.folder),
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert not (device.folder / "out").exists()
+    assert len(scratch_of(device)) == 1
+    assert device("export", form, "out").code == 0
+    assert scratch_of(device) == []
+
+
+def test_what_another_export_writes_at_the_moment_stays(device: Cli) -> None:
+    with targets.written([device.folder / "slow"]) as (path,):
+        path.write_text("half")
+        assert device("export", "--peft", "quick").code == 0
+        assert path.read_text() == "half"
+    assert (device.folder / "slow").read_text() == "half"
+
+
+def test_what_only_looks_like_scratch_stays(device: Cli) -> None:
+    mine = device.folder / "mine"
+    mine.mkdir()
+    (mine / "file").write_text("mine")
+    for name in ("link", "file"):
+        place = device.folder / f"{targets.PREFIX}{name}"
+        place.symlink_to(mine) if name == "link" else place.write_text("mine")
+    assert device("export", "--peft", "out").code == 0
+    assert (mine / "file").read_text() == "mine"
+    assert len(scratch_of(device)) == 2
+
+
+def test_who_may_read_an_export_is_what_the_umask_says(device: Cli) -> None:
+    before = os.umask(0o027)
+    try:
+        assert device("export", "--peft", "peft", "--gguf-lora", "file").code == 0
+    finally:
+        os.umask(before)
+    paths = [device.folder / "file", *(device.folder / "peft").iterdir()]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in paths} == {0o640}
+    assert stat.S_IMODE((device.folder / "peft").stat().st_mode) == 0o750
+
+
+def test_a_base_model_that_cannot_be_read_is_no_fault_of_the_target(device: Cli) -> None:
+    beside = device.folder / "model.safetensors"
+    beside.mkdir()
+    with pytest.raises(IsADirectoryError), targets.written([device.folder / "out"]):
+        beside.read_bytes()
 
 
 def test_a_disk_that_is_full_is_code_9_and_leaves_nothing(device: Cli) -> None:
@@ -181,4 +268,4 @@ def test_a_disk_that_is_full_is_code_9_and_leaves_nothing(device: Cli) -> None:
         assert "cannot be written" in done.stderr
         assert "hint: free some disk space" in done.stderr
         assert not {"out", "first"} & set(os.listdir(device.folder))
-        assert not list(device.folder.glob(".export.*"))
+        assert not scratch_of(device)

@@ -74,6 +74,32 @@ def test_an_own_export_comes_back_whatever_its_model_is_called(device: Cli, adap
     assert "is for another base model: its fingerprint is efefefefefe" in outcome.err
 
 
+def test_what_peft_itself_saves_is_taken(device: Cli, adapter: Adapter, tiny_model: Path) -> None:
+    from peft import LoraConfig
+
+    model = str(tiny_model)
+    settings = LoraConfig(r=16, lora_alpha=32, base_model_name_or_path=model).to_dict()
+    folder = write_foreign(device.folder / "theirs", adapter, base_model=model, **{**settings, "peft_type": "LORA"})
+    outcome = device("import", str(folder), "--yes")
+    assert outcome.code == 0, outcome.err
+
+
+@pytest.mark.parametrize("said", [0, "", [], {}, 7])
+def test_a_fingerprint_that_is_none_is_another_one(device: Cli, adapter: Adapter, tiny_model: Path, said: Any) -> None:
+    folder = write_foreign(device.folder / "theirs", adapter, base_model=str(tiny_model))
+    (folder / "spearctl.json").write_text(json.dumps({"base_model.fingerprint": said}))
+    outcome = device("import", str(folder), "--yes")
+    assert outcome.code == 2
+    assert "is for another base model: its fingerprint is" in outcome.err
+
+
+def test_an_origin_is_one_line_and_names_no_place(device: Cli, adapter: Adapter) -> None:
+    folder = write_foreign(device.folder / "the\nirs\x1b[31m", adapter, base_model="/home/anna/secret/tiny")
+    assert device("import", str(folder), "--yes", "--same-base").code == 0
+    with History(device.home.history_path) as history:
+        assert history.origins() == {"local:1": "the irs\\x1b[31m, a PEFT folder for tiny"}
+
+
 def test_it_asks_and_without_an_answer_changes_nothing(device: Cli, adapter: Adapter, tiny_model: Path) -> None:
     folder = write_foreign(device.folder / "theirs", adapter, base_model=str(tiny_model))
     outcome = device("import", str(folder))
@@ -115,6 +141,7 @@ def changed(name: str, value: Any) -> Callable[[Adapter], Adapter]:
         (lambda a: a, {"peft_type": "LOHA"}, 'peft_type is "LOHA", and "LORA" here'),
         (lambda a: a, {"use_dora": True}, "use_dora is true, and not used here"),
         (lambda a: a, {"rank_pattern": {"q_proj": 4}}, "rank_pattern is"),
+        (lambda a: a, {"use_what_comes_later": True}, "use_what_comes_later is true, and not used here"),
         (lambda a: a, {"bias": "all"}, 'bias is "all", and "none" here'),
         (lambda a: a, {"init_lora_weights": "pissa"}, "may have changed the base weights"),
     ],

@@ -270,10 +270,30 @@ def test_a_damaged_ledger_and_lost_keys_can_be_left(anna: Device) -> None:
 
 def test_a_home_in_which_something_is_trained_is_not_left(anna: Device) -> None:
     invite(anna)
+    anna.up()
     with anna.home.training_lock("train"):
         outcome = anna("leave", "--yes")
     assert outcome.code == 9
     assert anna.places.is_member
+    assert anna.is_running
+
+
+def test_a_move_that_cannot_be_finished_is_left_too(anna: Device) -> None:
+    invite(anna)
+    shutil.copytree(anna.places.swarm, anna.places.next_swarm)
+    (anna.places.swarm / "ledger.db").write_bytes(b"nonsense" * 1000)
+    assert anna("leave", "--yes").code == 0
+    assert not anna.places.is_member
+    assert [path.name for path in left_of(anna)][1:] == ["swarm.left-unfinished"]
+    assert anna.data("status")["swarm"] is None
+
+
+def test_wins_that_were_kept_count_in_the_version(anna: Device) -> None:
+    invite(anna)
+    anna.train(winnable(6), "--no-share")
+    anna("leave", "--yes")
+    with History(anna.home.history_path) as history:
+        assert history.version(history.current).wins == 6
 
 
 def test_a_copy_of_the_home_is_where_the_old_keys_stay(anna: Device) -> None:

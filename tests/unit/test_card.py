@@ -40,7 +40,9 @@ def test_every_card_says_where_it_came_from() -> None:
         assert "| ben | abababababababab | 3 | 2 | 17 |" in text
         assert "| - | cdcdcdcdcdcdcdcd | 1 | 0 | 0 |" in text
         assert "5 wins of the device that exported it" in text
-        assert "Not evaluated on this device" in text
+        assert "None: the device that exported it keeps no result" in text
+        assert "Up to round 4 a seal keeps who signed in a round, learned or not, and no wins" in text
+        assert "smollm2\\-135m, a quantised copy of HuggingFaceTB\\/SmolLM2\\-135M\\-Instruct" in text
         assert "Apache-2.0" in text
         assert "## How to load it" in text
 
@@ -100,4 +102,17 @@ def test_a_version_tells_how_it_came_about() -> None:
     found = Facts("local:3", "ef" * 32, SHAPE, config, None, Lineage("round:4", 2, 9, {"local:1": "a_b, a folder"}))
     text = card.peft_card(found)
     assert "local:3: 2 rounds on one device, 9 wins, begun with round:4 of a swarm." in text
-    assert "local:1 on the way was imported: a\\_b\\, a folder." in text
+    assert "local:1 was imported: a\\_b\\, a folder." in text
+
+
+def test_an_imported_version_claims_no_rounds() -> None:
+    found = Facts("local:1", "ef" * 32, SHAPE, make_config(), None, Lineage("base", 0, 0, {"local:1": "a folder"}))
+    text = card.peft_card(found)
+    assert "local:1: no round on this device, on top of the base model." in text
+    assert "local:1 was imported: a folder." in text
+
+
+def test_a_folder_is_no_hub_id_and_a_hub_id_is_named() -> None:
+    assert 'AutoModelForCausalLM.from_pretrained("FOLDER/OF/THE/BASE/MODEL")' in card.peft_card(facts(model="/a/gpt2"))
+    assert "gpt2, as its place was called; the fingerprint says which one" in card.peft_card(facts(model="/a/gpt2"))
+    assert 'AutoModelForCausalLM.from_pretrained("org/name")' in card.peft_card(facts(model="org/name"))

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer import Context
 from typer.main import get_command
 
-from spearctl import errors, manual, mdoc
+from spearctl import completion, errors, manual, mdoc
 from spearctl.app import build
+from spearctl.command import told
 from tests.cli import ROOT
 
 SOURCE = ROOT / "man" / "source"
@@ -39,8 +41,8 @@ def test_the_committed_pages_are_those_of_the_commands_as_they_are() -> None:
     assert committed(ROOT / "man") == manual.pages(SOURCE), "run `make man`"
 
 
-def test_the_committed_completion_files_are_those_of_typer_as_it_is() -> None:
-    assert committed(ROOT / "completions") == manual.completions(), "run `make man`"
+def test_the_committed_completion_files_are_those_of_the_commands_as_they_are() -> None:
+    assert committed(ROOT / "completions") == completion.files(get_command(build())), "run `make man`"
 
 
 def test_making_them_writes_all_and_removes_pages_of_commands_that_are_no_more(tmp_path: Path) -> None:
@@ -96,7 +98,30 @@ def test_a_page_shows_every_option_of_its_command_and_what_help_says_of_it(words
     assert own
     for parameter in own:
         assert parameter.param_type_name == "argument" or parameter.opts[0] in flat
-        assert " ".join(parameter.help.replace("`", "").replace("'", "").split())[:40] in flat
+        assert " ".join(parameter.help.replace("`", "").replace("'", "").split()).rstrip(".")[:40] in flat
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "said"),
+    [
+        ("chat", "temperature", "0 always takes the likeliest word. Default: 0.8; from 0 to 10."),
+        ("train", "rounds", "Rounds to run: 8; with --follow, no end. From 1 to 10000."),
+        ("train", "seed", "Seed, instead of the home's. At least 0."),
+        ("join", "timeout", "How long to try. Default: 60; at least 1."),
+        ("invite", "expires", "How long it is good for: 30m, 24h, 7d. Default: 24h."),
+        ("eval", "data", "Log with checks, or with answers that people judged. Must be given."),
+        ("import", "path", "A PEFT adapter folder."),
+    ],
+)
+def test_what_typer_knows_of_an_option_is_told_in_words(command: str, name: str, said: str) -> None:
+    (found,) = (parameter for parameter in COMMANDS[command].params if parameter.name == name)
+    assert told(found, Context(COMMANDS[command])) == said
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_show_no_code(page: str) -> None:
+    options = (ROOT / "man" / page).read_text().partition(".Sh OPTIONS")[2].partition(".Sh ENVIRONMENT")[0]
+    assert not re.search(r"<=|>=|\[[a-z]", options)
 
 
 @pytest.mark.parametrize("line", LINES)

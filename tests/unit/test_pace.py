@@ -62,10 +62,12 @@ def test_it_is_not_written_for_every_step(home: Home, monkeypatch: pytest.Monkey
 
 
 def test_a_home_that_cannot_be_written_to_stops_no_training(home: Home) -> None:
-    writer = PaceWriter(Home(home.root / "gone"), 3)
+    gone = Home(home.root / "gone")
+    writer = PaceWriter(gone, 3)
     writer.begin()
     writer.show("playing", 1, 2)
     writer.close()
+    assert not gone.root.exists()
 
 
 def test_what_a_killed_trainer_left_is_not_taken_for_one_that_runs(home: Home) -> None:
