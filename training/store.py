@@ -11,6 +11,8 @@ import os
 import shutil
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from training.adapters import (
     Adapter,
     AdapterShape,
@@ -93,10 +95,11 @@ class AdapterStore:
             reach("store.after-write")
             os.rename(scratch, target)
             _flush(self._folder)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             shutil.rmtree(scratch, ignore_errors=True)
+            reason = getattr(error, "strerror", None) or str(error)
             raise StoreError(
-                f"{target}: the adapter cannot be written: {error.strerror}", "free some disk space, then train again"
+                f"{target}: the adapter cannot be written: {reason}", "free some disk space, then train again"
             ) from error
         reach("store.after-rename")
         size = sum(path.stat().st_size for path in target.iterdir())
