@@ -276,7 +276,7 @@ class Follower:
         def heard() -> None:
             self._run.say_at_once("stopping at the next safe point (again to stop at once)")
 
-        with signals.deferred(heard) as stop, Phases(self._run, PaceWriter(self._run.home, self._most)) as phases:
+        with signals.deferred(heard) as stop, Phases(self._run, PaceWriter(self._run.home, None)) as phases:
             while not stop and (self._most is None or len(self._rounds.reports) < self._most):
                 if self._feed.look():
                     self._tell_problems()
@@ -289,9 +289,9 @@ class Follower:
         if self._pace.is_due(self._unseen, time.monotonic()):
             return True
         if self._feed.log is None:
-            self._say(f"{tilde(self._feed.path)} is not there yet; waiting for it")
+            self._say("no log", f"{tilde(self._feed.path)} is not there yet; waiting for it")
         else:
-            self._say(f"following {tilde(self._feed.path)}: {self._settings.words()}")
+            self._say("waiting", f"following {tilde(self._feed.path)}: {self._settings.words()}")
         return False
 
     def _learn(self, stop: signals.Stop, phases: Phases) -> bool:
@@ -304,7 +304,7 @@ class Follower:
             self._run.say("round dropped; what it would have learned from is still new")
             return False
         except HomeLockedError as error:
-            self._say(f"{error.message}; waiting for it to end")
+            self._say("locked", f"{error.message}; waiting for it to end")
             return False
         self._unseen = pool.unseen
         if report is None:  # somebody else learned from it meanwhile
@@ -363,8 +363,8 @@ class Follower:
                 self._told.add(problem)
                 self._run.say(f"{self._feed.path}:{problem.line}: {problem.reason}")
 
-    def _say(self, text: str) -> None:
-        """Tells the person once."""
-        if text != self._said:
-            self._said = text
+    def _say(self, state: str, text: str) -> None:
+        """Tells the person when it comes to a state, not again and again while it stays there."""
+        if state != self._said:
+            self._said = state
             self._run.say(text)
