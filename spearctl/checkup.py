@@ -231,6 +231,7 @@ def history(examined: Examined) -> Iterator[Check]:
 
 def _adapters(examined: Examined, rows: list[tuple[int, str]], current: int | None) -> Iterator[Check]:
     """Whether the versions are the ones that were recorded."""
+    from p2p.places import Places
     from training.adapters import adapter_digest, read_peft_folder
     from training.errors import StoreError
 
@@ -242,7 +243,7 @@ def _adapters(examined: Examined, rows: list[tuple[int, str]], current: int | No
             held = None
         (good if held == digest else bad).append(number)
     names = ", ".join(f"local:{number}" for number in bad)
-    if current is not None and current in bad:
+    if current in bad and not Places(examined.root).is_member:  # a member uses what its swarm shares
         other = f"local:{good[-1]}" if good else "base"
         error = StoreError(
             f"{names} is damaged or missing, and it is in use", examined.run.spell("adapter", "use", other)

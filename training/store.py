@@ -75,7 +75,7 @@ class AdapterStore:
         if adapter_digest(adapter) != version.sha256:
             raise StoreError(
                 f"adapter {name} is damaged: its bytes are not the ones that were saved",
-                "go back to an earlier version: spearctl adapter rollback",
+                "choose another version (spearctl adapter list), or go back: spearctl adapter rollback",
             )
         self._shape.check(adapter)
         return adapter

@@ -251,6 +251,13 @@ def test_a_damaged_adapter_version(anna: Device) -> None:
     assert states(examined(anna)) == {"adapters": "warn"}
 
 
+def test_a_damaged_adapter_version_that_a_member_does_not_use(member: Device) -> None:
+    made = member.train(winnable(6))["adapter"]
+    (member.home.adapters_path / made.replace(":", "-") / "adapter_model.safetensors").unlink()
+    (adapters,) = (check for check in examined(member) if check["name"] == "adapters")
+    assert (adapters["state"], adapters["mend"]) == ("warn", "put it back from a backup, or let it be")
+
+
 def test_a_flipped_byte_in_what_was_shared_is_fetched_again(tmp_path: Path, template: Home) -> None:
     with swarm(tmp_path, template, "anna", "ben") as (anna, ben):
         anna.train(winnable(6))
