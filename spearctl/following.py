@@ -23,7 +23,7 @@ import typer
 
 from spearctl import signals
 from spearctl.errors import HomeLockedError, UsageError
-from spearctl.learner import Phases
+from spearctl.learner import Loaded, Phases
 from spearctl.output import Page, Result, emit
 from spearctl.pace import PaceWriter
 from spearctl.rounds import Rounds
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from training.feedback import Entry
     from training.holdout import HoldOut
     from training.log import Log, Problem
-    from training.models import LanguageModel
     from training.pool import Pool
     from training.rounds import RoundReport
 
@@ -261,7 +260,7 @@ class Follower:
     def __init__(self, run: Run, feed: Feed, settings: Follow, rounds: Rounds, most: int | None) -> None:
         self._run, self._feed, self._settings, self._rounds, self._most = run, feed, settings, rounds, most
         self._pace = Pace(settings.batch, settings.every_s)
-        self._model: LanguageModel | None = None
+        self._loaded: Loaded | None = None
         self._unseen = 0
         self._told: set[Problem] = set()
         self._said = ""
@@ -318,8 +317,8 @@ class Follower:
 
     def _round(self, pool: Pool, stop: signals.Stop, phases: Phases) -> RoundReport:
         entries = self._feed.entries
-        with self._rounds.learner(entries, model=self._model) as ready:
-            self._model = ready.lm
+        with self._rounds.learner(entries, loaded=self._loaded) as ready:
+            self._loaded = ready.loaded
             self._rounds.run(ready, pool, 0, 1, stop, phases, self._hold_out(entries, ready.profile))
             ready.store.tidy()
         return self._rounds.reports[-1]

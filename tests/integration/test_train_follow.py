@@ -20,7 +20,7 @@ from spearctl.run import Run
 from spearctl.signals import Stop
 from tests.cli import Cli
 from tests.faults.trainer import training
-from tests.homes import Entry, assert_sound, assert_tidy, told, winnable
+from tests.homes import Entry, assert_sound, assert_tidy, told, winnable, write_profile
 from training.history import History
 from training.holdout import is_held_out
 from training.parsing import parse_entry
@@ -96,6 +96,19 @@ def test_a_home_that_is_locked_is_told_once(device: Cli, capsys: pytest.CaptureF
     (line,) = capsys.readouterr().err.splitlines()
     assert f"is in use: process {os.getpid()} (eval) took it" in line
     assert line.endswith("; waiting for it to end")
+
+
+def test_a_profile_that_is_changed_meanwhile_is_for_the_next_run(device: Cli, tmp_path: Path) -> None:
+    device.log(*told(3))
+    profile = write_profile(tmp_path / "mine.toml")
+    words = ("--follow", "--batch", "3", "--held-out", "0", "--rounds", "2", "--profile", str(profile))
+    with training(device.home, *words) as trainer:
+        trainer.wait_for_line("following")
+        profile.write_text("half of a pro")
+        device.log(*told(6)[3:])
+        trainer.wait_for_line("round 2: 3 judged by people")
+        assert trainer.end() == 0
+    assert device("train", "--profile", str(profile), "--again").code == 4
 
 
 def test_what_comes_next_is_not_foretold(device: Cli) -> None:
