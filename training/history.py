@@ -58,7 +58,7 @@ _HINTS = {
     sqlite3.SQLITE_FULL: "free some disk space and try again",
     sqlite3.SQLITE_IOERR: "look at the disk: is it full or failing, or are files limited in size (ulimit -f)?",
     sqlite3.SQLITE_READONLY: "make it writable for you, or choose another home: --home DIR",
-    sqlite3.SQLITE_CANTOPEN: "let yourself read and write it",
+    sqlite3.SQLITE_CANTOPEN: "see that its folder is there, and let yourself read and write both",
     sqlite3.SQLITE_BUSY: "another process is writing to it; try again",
 }
 
