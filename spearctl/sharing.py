@@ -8,7 +8,6 @@ the version's own digest: handing one over twice counts once.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spearctl import swarm
-from spearctl.config import Config
+from spearctl.config import Config, write_text
 from spearctl.errors import HomeLockedError, NodeFailedError
 from spearctl.run import Run
 from spearctl.text import count
@@ -410,10 +409,5 @@ def _read_marker(folder: Path) -> _Marker:
 
 
 def _mark(folder: Path, marker: _Marker) -> _Marker:
-    handle, scratch = tempfile.mkstemp(dir=folder, prefix=_MARKER)
-    with open(handle, "w") as file:
-        file.write(f"{marker.done} {_KEPT}" if marker.keep else str(marker.done))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, folder / _MARKER)
+    write_text(folder / _MARKER, f"{marker.done} {_KEPT}" if marker.keep else str(marker.done))
     return marker

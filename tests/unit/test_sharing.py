@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from spearctl.home import Home
 from spearctl.options import GlobalOptions
 from spearctl.run import Run
 from tests.cli import make_config
+from tests.disk import full
 from training.adapters import Adapter, AdapterShape, adapter_digest, initial_adapter, tensor_shapes
 from training.history import History
 from training.store import AdapterStore
@@ -290,6 +293,17 @@ def test_catching_up_leaves_a_run_that_goes_on_alone(lab: Lab) -> None:
     assert sharing.waiting_wins(lab.run) == 0
     sharing.catch_up(lab.run, lab.config)
     assert sharing.waiting_wins(lab.run) == 3
+
+
+def test_a_full_disk_leaves_nothing_behind_and_is_told_with_its_place(lab: Lab) -> None:
+    lab.found()
+    before = sorted(lab.places.outbox.iterdir())
+    with full(0), pytest.raises(OSError, match=os.strerror(errno.EFBIG)) as caught:
+        sharing.hand_over(lab.run, lab.store, lab.history, keep=True)
+    assert caught.value.filename == str(lab.places.outbox / ".handed-over")
+    assert sorted(lab.places.outbox.iterdir()) == before
+    lab.version(wins=7)
+    assert sharing.hand_over(lab.run, lab.store, lab.history, keep=True) == 7
 
 
 def test_a_damaged_version_keeps_no_other_back(lab: Lab) -> None:
