@@ -21,7 +21,7 @@ from p2p.increments import read_increment, waiting
 from p2p.ledger import Ledger
 from p2p.outbox import Outbox
 from p2p.records import Genesis
-from spearctl import sharing, swarm
+from spearctl import shapes, sharing, swarm
 from spearctl.config import AdapterConfig, Config
 from spearctl.home import Home
 from spearctl.options import GlobalOptions
@@ -57,9 +57,9 @@ class Lab:
     def version(self, *, wins: int = 3, parent: str | None = None, step: float = STEP) -> None:
         """A new version, the current one, some steps from the version that it was trained from."""
         number, parent = self.history.next_version(), parent or self.history.current
-        before = sharing.flat(self.store.load(parent))
+        before = shapes.flat(self.store.load(parent))
         after = before + np.float32(number * step) * np.arange(PARAMETERS, dtype=np.float32)
-        made = self.store.write(sharing.shaped(after, SHAPE), parent=parent, wins=wins)
+        made = self.store.write(shapes.shaped(after, SHAPE), parent=parent, wins=wins)
         self.history.commit(number=self.history.next_round(), seconds=1.0, report={}, version=made)
 
     def found(self) -> Genesis:
@@ -118,14 +118,14 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 
 def test_flat_and_shaped_are_opposites() -> None:
     adapter = initial_adapter(FINGERPRINT, SHAPE)
-    again = sharing.shaped(sharing.flat(adapter), SHAPE)
+    again = shapes.shaped(shapes.flat(adapter), SHAPE)
     assert adapter_digest(again) == adapter_digest(adapter)
     assert list(again) == sorted(again)
 
 
 def test_a_swarm_fits_a_home_of_the_same_model_and_adapter_alone(lab: Lab) -> None:
-    assert sharing.fits(genesis_for(SHAPE), lab.config)
-    assert not sharing.fits(genesis_for(SHAPE, "cd" * 32), lab.config)
+    assert shapes.fits(genesis_for(SHAPE), lab.config)
+    assert not shapes.fits(genesis_for(SHAPE, "cd" * 32), lab.config)
     tensors = SHAPE.tensors
     others = [
         AdapterShape(2, 8, tensors),
@@ -134,7 +134,7 @@ def test_a_swarm_fits_a_home_of_the_same_model_and_adapter_alone(lab: Lab) -> No
         AdapterShape(2, 4, (dataclasses.replace(tensors[0], name="left.lora_A"), *tensors[1:])),
         AdapterShape(2, 4, (dataclasses.replace(tensors[0], rows=4), *tensors[1:])),
     ]
-    assert [sharing.fits(genesis_for(other), lab.config) for other in others] == [False] * len(others)
+    assert [shapes.fits(genesis_for(other), lab.config) for other in others] == [False] * len(others)
 
 
 def test_a_home_outside_of_any_swarm_shares_nothing(lab: Lab) -> None:
