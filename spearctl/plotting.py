@@ -33,7 +33,9 @@ def check_target(path: Path, *, force: bool) -> None:
     """
     if path.suffix.lower() not in KINDS:
         raise UsageError(f"{path}: a plot is a file of {', '.join(KINDS)}", "name it so: --plot history.png")
-    if path.is_dir() or (path.exists() and not force):
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", "name a new file: --plot history.png")
+    if path.exists() and not force:
         raise UsageError(f"{path} exists already", "name a new file, or overwrite it: --force")
     if not path.absolute().parent.is_dir():
         raise UsageError(f"{path}: there is no such folder", "make it first, or choose another one")

@@ -139,7 +139,7 @@ class Terminal(Screen):
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        self._editing = _line_editing()
+        self._editing = _line_editing(is_dumb=run.stderr.is_dumb_terminal)
 
     def read(self, prompt: str) -> str | None:
         sys.stderr.flush()
@@ -176,11 +176,13 @@ def screen_for(run: Run) -> Screen:
     return Pipe(run)
 
 
-def _line_editing() -> ModuleType | None:
+def _line_editing(*, is_dumb: bool) -> ModuleType | None:
     """Turns on line editing and the arrow keys, where Python was built with them."""
     try:
         import readline
     except ImportError:
         return None
     readline.set_auto_history(False)
+    if not is_dumb:  # Python turns it off, and then every line that is pasted counts by itself
+        readline.parse_and_bind("set enable-bracketed-paste on")
     return readline

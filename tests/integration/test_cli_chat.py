@@ -316,6 +316,20 @@ def test_on_a_terminal_of_80_columns_without_colours(device: Cli) -> None:
     assert max(map(len, lines)) <= 80
 
 
+def test_a_text_of_several_lines_that_was_pasted_is_one_question(device: Cli) -> None:
+    with chatting(device.folder, TERM="xterm") as chat:
+        chat.wait_for("\x1b[?2004h> ")  # asks the terminal to tell what is pasted, which it then does
+        chat.screen.send("\x1b[200~Which of these?\n- one\n+ two\x1b[201~\n")
+        chat.wait_for("+/- > ")
+        assert entries(device) == ()
+        chat.type("+")
+        chat.wait_for("noted as right", "> ")
+        chat.press("d")
+        assert chat.end()[0] == 0
+    (entry,) = entries(device)
+    assert entry.prompt == "Which of these?\n- one\n+ two"
+
+
 def test_the_arrow_up_brings_back_what_was_asked_and_no_file_keeps_it(device: Cli) -> None:
     before = {path.name for path in device.home.root.iterdir()}
     with chatting(device.folder, TERM="xterm") as chat:

@@ -188,7 +188,7 @@ def test_the_ending_says_what_kind_of_picture(cli: Cli, name: str, begins: bytes
         (("--plot", "history.txt"), "a plot is a file of .png, .svg, .pdf"),
         (("--plot", "history"), "a plot is a file of"),
         (("--plot", "nowhere/history.png"), "there is no such folder"),
-        (("--plot", "folder.png", "--force"), "exists already"),
+        (("--plot", "folder.png", "--force"), "folder.png is a folder"),
         (("--force",), "--force goes with --plot"),
     ],
 )
