@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from p2p import limits
@@ -11,6 +11,8 @@ from p2p.context import Context
 from p2p.encoding import decode, encode
 from p2p.records import Certificate
 from p2p.wire import Bye
+
+_MOST_NEARBY = 4
 
 
 @dataclass(slots=True)
@@ -31,10 +33,18 @@ class Dialling:
         self._context = context
         self._tried: dict[bytes, _Tried] = {}
         self._under_way: dict[bytes, float] = {}
+        self._nearby: dict[bytes, tuple[str, ...]] = {}
 
     def remember(self, address: str, key: bytes) -> None:
         """Keeps an address from a ticket; it is dialled like those of members."""
         self._context.storage.put(f"contact/{key.hex()}", encode(address))
+
+    def nearby(self, key: bytes, addresses: Sequence[str]) -> None:
+        """Takes note of where somebody in the local network says a key is; if that is news, it is tried at once."""
+        told = tuple(addresses[:_MOST_NEARBY])
+        if self._nearby.get(key) != told and self._context.replica.roster.admits(key):
+            self._nearby[key] = told
+            self._tried.pop(key, None)
 
     def up(self, key: bytes) -> None:
         """A dialled link came up."""
@@ -87,14 +97,15 @@ class Dialling:
         return True
 
     def _contacts(self) -> dict[bytes, list[str]]:
-        """Addresses by CURVE key: what members say of themselves, then what tickets said."""
+        """Addresses by CURVE key: of the local network, then what members say of themselves, then what tickets said."""
         roster, found = self._context.replica.roster, dict[bytes, list[str]]()
         for member in roster.members():
             record, certificate = roster.peer(member), roster.certificate_of(member)
             if member == self._context.me or certificate is None:
                 continue
             assert isinstance(certificate.body, Certificate)
-            found[certificate.body.transport] = list(record.addresses) if record else []
+            key = certificate.body.transport
+            found[key] = [*dict.fromkeys((*self._nearby.get(key, ()), *(record.addresses if record else ())))]
         for name in self._context.storage.keys("contact/"):
             key = bytes.fromhex(name.removeprefix("contact/"))
             address = decode(self._context.storage.get(name) or b"", str, 1024)

@@ -51,7 +51,7 @@ class Gate:
             others: All other members in good standing.
             links: All links that are up.
             known: Height of the last seal here: seals tell what this node signed, too, so those of peers come first.
-            offered: Height of the last seal that came, whether it is accepted or not.
+            offered: Height of the last seal that came and is not refused, whether it is accepted or not.
             membership: Digest of what is known of members here: an old backup has to learn first whom to ask.
             now: Time: who says that there are higher seals, and sends none, is waited for once, and not for long.
         """

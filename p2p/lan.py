@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ _SERVICE = "_spearctl._tcp.local."
 _VERSION = b"1"
 _MOST_FOUND = 256
 _MOST_TEXT_BYTES = 255
+_POLL_S = 0.2
 _ASK_S = 3.0
 """One node that was heard of is asked for its address for at most so long."""
 
@@ -44,13 +46,13 @@ class Found:
     Attributes:
         name: Of its swarm.
         genesis_prefix: The first 16 bytes of the swarm's genesis hash.
-        address: ``host:port``.
+        addresses: Where it says it can be dialled, ``host:port``.
         transport_public: The CURVE key to expect there, 32 bytes.
     """
 
     name: str
     genesis_prefix: bytes
-    address: str
+    addresses: tuple[str, ...]
     transport_public: bytes
 
     def is_of(self, genesis_hash: bytes) -> bool:
@@ -62,7 +64,7 @@ class Found:
 def announce(
     name: str,
     genesis_hash: bytes,
-    address: str,
+    told: Sequence[str],
     transport_public: bytes,
     interfaces: Sequence[str] | None = None,
 ) -> Iterator[None]:
@@ -71,16 +73,16 @@ def announce(
     Args:
         name: Of the swarm.
         genesis_hash: Of the swarm, 32 bytes.
-        address: Where this node can be dialled: an IP address and a port.
+        told: Where this node can be dialled: IP addresses, all with the same port.
         transport_public: Its CURVE key, 32 bytes.
         interfaces: This machine's IP addresses of the networks to tell; all by default.
 
     Raises:
-        NetworkError: The address is not an IP address, there is no multicast, or ``zeroconf`` is not installed.
+        NetworkError: An address is not an IP address, there is no multicast, or ``zeroconf`` is not installed.
     """
     with contextlib.ExitStack() as stack:
         with _explained():
-            service = _to_service(name, genesis_hash, address, transport_public)
+            service = _to_service(name, genesis_hash, told, transport_public)
             zeroconf = stack.enter_context(_start(interfaces))  # closing takes the announcement back
             # No probing whether the name is taken: it is made from the key.
             zeroconf.register_service(service, cooperating_responders=True)
@@ -92,6 +94,7 @@ def browse(
     interfaces: Sequence[str] | None = None,
     *,
     enough: Callable[[Found], bool] = lambda found: False,
+    stopping: threading.Event | None = None,
 ) -> list[Found]:
     """Listens for nodes.
 
@@ -99,6 +102,7 @@ def browse(
         timeout_s: How long, in seconds.
         interfaces: This machine's IP addresses of the networks to listen in; all by default.
         enough: Ends it early, when it says so of a node that was just found.
+        stopping: Ends it early, when it is set by another thread.
 
     Returns:
         The nodes that were found, in the order they answered; at most 256. What is malformed is passed over.
@@ -106,10 +110,12 @@ def browse(
     Raises:
         NetworkError: There is no multicast, or ``zeroconf`` is not installed.
     """
-    deadline = time.monotonic() + timeout_s
+    deadline, stopping = time.monotonic() + timeout_s, stopping or threading.Event()
     found: dict[Found, None] = {}
-    with _explained(), _start(interfaces) as zeroconf, contextlib.closing(_instances(zeroconf, deadline)) as instances:
-        for instance in instances:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_explained())
+        zeroconf = stack.enter_context(_start(interfaces))
+        for instance in stack.enter_context(contextlib.closing(_instances(zeroconf, deadline, stopping))):
             wait_s = min(_ASK_S, max(0.0, deadline - time.monotonic()))
             service = zeroconf.get_service_info(_SERVICE, instance, timeout=int(wait_s * 1000))
             if service is None:
@@ -122,8 +128,8 @@ def browse(
     return list(found)
 
 
-def _instances(zeroconf: Zeroconf, deadline: float) -> Generator[str, None, None]:
-    """The names of announcements as they come in, each once, until a moment of the monotonic clock."""
+def _instances(zeroconf: Zeroconf, deadline: float, stopping: threading.Event) -> Generator[str, None, None]:
+    """The names of announcements as they come in, each once, until a moment of the monotonic clock, or told to stop."""
     from zeroconf import ServiceBrowser, ServiceListener
 
     names: queue.Queue[str] = queue.Queue(maxsize=_MOST_FOUND)
@@ -139,11 +145,9 @@ def _instances(zeroconf: Zeroconf, deadline: float) -> Generator[str, None, None
 
     browser = ServiceBrowser(zeroconf, _SERVICE, Listener())
     try:
-        while (left_s := deadline - time.monotonic()) > 0:
-            try:
-                yield names.get(timeout=left_s)
-            except queue.Empty:
-                return
+        while (left_s := deadline - time.monotonic()) > 0 and not stopping.is_set():
+            with contextlib.suppress(queue.Empty):
+                yield names.get(timeout=min(left_s, _POLL_S))
     finally:
         browser.cancel()
 
@@ -155,15 +159,26 @@ def _start(interfaces: Sequence[str] | None) -> Zeroconf:
     return Zeroconf(InterfaceChoice.All if interfaces is None else list(interfaces), use_asyncio=False)
 
 
-@contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """What can go wrong with multicast, as an error of ours."""
+def check_installed() -> None:
+    """Makes sure that nodes can be found at all.
+
+    Raises:
+        NetworkError: ``zeroconf`` is not installed.
+    """
     try:
-        import zeroconf
+        import zeroconf  # noqa: F401
     except ImportError as error:
         raise NetworkError(
             "finding nodes in the network needs zeroconf, which is not installed", "pip install 'spearctl[lan]'"
         ) from error
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """What can go wrong with multicast, as an error of ours."""
+    check_installed()
+    import zeroconf
+
     try:
         yield
     except (OSError, RuntimeError, zeroconf.Error) as error:
@@ -173,19 +188,20 @@ def _explained() -> Iterator[None]:
         ) from error
 
 
-def _to_service(name: str, genesis_hash: bytes, address: str, transport_public: bytes) -> ServiceInfo:
+def _to_service(name: str, genesis_hash: bytes, told: Sequence[str], transport_public: bytes) -> ServiceInfo:
     """What is announced. The key is the instance's name too, so that no two nodes get in each other's way."""
     from zeroconf import ServiceInfo
 
-    parsed = addresses.parse(address)
-    if addresses.scope(parsed.host) in ("name", "wildcard"):
-        raise NetworkError(f"{address} cannot be announced: it is no IP address", "name one: --addr HOST:PORT")
+    parsed = [addresses.parse(address) for address in told]
+    for address in parsed:
+        if addresses.scope(address.host) == "name":
+            raise NetworkError(f"{address} cannot be announced: it is no IP address", "name one: --listen HOST:PORT")
     instance = transport_public.hex()[:16]
     return ServiceInfo(
         _SERVICE,
         f"{instance}.{_SERVICE}",
-        port=parsed.port,
-        parsed_addresses=[parsed.host],
+        port=parsed[0].port,
+        parsed_addresses=[address.host for address in parsed],
         server=f"spearctl-{instance}.local.",
         properties={
             b"v": _VERSION,
@@ -210,11 +226,13 @@ def _from_service(service: ServiceInfo) -> Found:
         name = (text.get(b"swarm") or b"").decode()
         prefix = bytes.fromhex((text.get(b"genesis") or b"").decode("ascii"))
         transport = bytes.fromhex((text.get(b"key") or b"").decode("ascii"))
-        address = addresses.parse(str(addresses.HostPort(hosts[0], service.port)))
+        told = [str(addresses.parse(str(addresses.HostPort(host, service.port)))) for host in hosts]
     except (ValueError, NetworkError) as error:
         raise WireError(f"a malformed announcement: {error}") from error
     if len(prefix) != GENESIS_PREFIX_BYTES or len(transport) != 32:
         raise WireError("an announcement with half a hash")
     if not 1 <= len(name) <= limits.MAX_NAME_CHARS or not is_printable(name):
         raise WireError("an announcement with a name that cannot be printed")
-    return Found(name=name, genesis_prefix=prefix, address=str(address), transport_public=transport)
+    return Found(
+        name=name, genesis_prefix=prefix, addresses=tuple(told[: limits.MAX_ADDRESSES]), transport_public=transport
+    )

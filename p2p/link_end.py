@@ -17,11 +17,12 @@ from p2p.zap import Connection
 
 @dataclass(frozen=True, slots=True)
 class LinkStats:
-    """What went over a link: bytes of messages, and how many messages wait to be sent."""
+    """What went over a link: bytes of messages, and how many messages wait to be sent; how long an answer takes."""
 
     sent_bytes: int
     received_bytes: int
     queued: int
+    rtt_ms: float | None
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -68,4 +69,5 @@ class LinkEnd:
 
     def stats(self) -> LinkStats:
         """What went over it so far."""
-        return LinkStats(self.sent_bytes, self.received_bytes, len(self.queue))
+        rtt_ms = self.connection.rtt_ms() if self.connection is not None and not self.down else None
+        return LinkStats(self.sent_bytes, self.received_bytes, len(self.queue), rtt_ms)

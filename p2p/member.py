@@ -228,7 +228,7 @@ class Member:
             self._others(),
             context.links.values(),
             known=replica.sealed.height,
-            offered=replica.seals.offered_height,
+            offered=replica.sealed.height if self.sealing.is_halted else replica.seals.offered_height,
             membership=replica.round_digest(MEMBERSHIP),
             now=context.now,
         )

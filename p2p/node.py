@@ -19,6 +19,7 @@ from typing import Any
 
 from p2p import addresses, increments, limits
 from p2p.actions import Action, Dial, Drop, Send
+from p2p.bans import ban, banned, unban
 from p2p.control import ControlServer
 from p2p.errors import NetworkError, P2PError, PayloadError
 from p2p.founding import author_of_home, genesis_of
@@ -27,19 +28,17 @@ from p2p.issuing import make_revocation, make_ticket
 from p2p.joining import Membership, Merging, join
 from p2p.ledger import Ledger
 from p2p.member import Member
+from p2p.nearby import Nearby
 from p2p.overview import BANNED, overview, remember_drop, troubles
 from p2p.places import Places
 from p2p.records import Certificate, Revocation
-from p2p.storage import Storage
 from p2p.tickets import read
 from p2p.transport import LinkDown, LinkStats, LinkUp, Received, Transport
 from p2p.wire import write_message
 
 TICK_S = 0.5
-QUEUE_BYTES = 8 * limits.MIB
-"""Waiting for one slow link; more, and it is dropped."""
+QUEUE_BYTES = 8 * limits.MIB  # waiting for one slow link; more, and it is dropped
 CATCH_UP_S = 60.0  # what was learned on a round that a node has not heard of yet waits so long for that round
-_BAN = "ban/"
 _log = logging.getLogger(__name__)
 
 
@@ -51,11 +50,13 @@ class Settings:
         listen: ``host:port`` to bind; None for a node that only dials.
         advertise: Addresses to tell others besides its own.
         name: What this node calls itself.
+        lan: Whether it announces itself in the local network, and looks for others there.
     """
 
     listen: str | None
     advertise: tuple[str, ...]
     name: str
+    lan: bool = False
 
 
 @dataclass(slots=True)
@@ -112,6 +113,7 @@ class Node:
         self._started = time.monotonic()
         self._joining: asyncio.Task[Membership] | None = None
         self._joining_issuer = b""
+        self._nearby = Nearby(self._genesis, identity.transport_public, self.member.dialling.nearby)
         self._join_outcome: dict[str, Any] | None = None
         self.advertised: tuple[str, ...] = ()
         self.contacts: dict[bytes, str] = {}
@@ -132,12 +134,15 @@ class Node:
         try:
             await self.transport.start()
             self._tell_addresses()
+            if self._settings.lan:
+                self._nearby.start(self.transport.address)
             await self._control.start()  # whoever waits for the node to answer has one that can be reached
             ready(self)
             return await self._loop()
         finally:
             if self._joining is not None:
                 self._joining.cancel()
+            await self._nearby.close()
             await self._control.close()
             await self.transport.close()
 
@@ -276,7 +281,7 @@ class Node:
         )
         return {
             **found,
-            "health": [*member.health, *troubles(self._places.outbox)],
+            "health": [*member.health, *self._nearby.health, *troubles(self._places.outbox)],
             "turned_away": {reason: number for reason, number in self.transport.counts.items() if number},
             "running": True,
             "join": self._join_outcome,
@@ -319,17 +324,16 @@ class Node:
         """Holds no link to a member any more, or does so again."""
         member, before = bytes.fromhex(arguments["member"]), len(self._banned)
         if arguments.get("undo"):
-            self._ledger.delete(_BAN + member.hex())
+            unban(self._ledger, member)
             self._banned.discard(member)
             certificate = self.member.context.replica.roster.certificate_of(member)
             if certificate is not None and isinstance(certificate.body, Certificate):
                 self.member.dialling.up(certificate.body.transport)  # dialled at once, however often that failed
         else:
-            self._ledger.put(_BAN + member.hex(), b"1")
+            ban(self._ledger, member)
             self._banned.add(member)
             for link in [link for link in self.member.context.members() if link.member == member]:
                 self.transport.drop(link.number, BANNED)
-        self._ledger.commit()
         return {"changed": len(self._banned) != before}
 
     async def _revoke(self, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -390,11 +394,6 @@ class Node:
     def _stays(self, membership: Membership) -> bool:
         """Whether this node stays although it was let in elsewhere: the other founder was let in here as well."""
         return self.member.admission.stays and self._genesis.hash < membership.genesis.hash
-
-
-def banned(storage: Storage) -> set[bytes]:
-    """The members that a home holds no link to."""
-    return {bytes.fromhex(key.removeprefix(_BAN)) for key in storage.keys(_BAN)}
 
 
 def _unix() -> int:

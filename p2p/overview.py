@@ -133,6 +133,7 @@ def _peer(
         "head_round": beat.head if beat else None,
         "state_hash": beat.state.hex() if beat else None,
         "last_seen_s": None if heard is None else now - heard,
+        "rtt_ms": counts.rtt_ms if counts else None,
         "sent_bytes": counts.sent_bytes if counts else 0,
         "received_bytes": counts.received_bytes if counts else 0,
     }

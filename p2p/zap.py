@@ -58,8 +58,10 @@ _HEARTBEAT_TIMEOUT_MS = 60_000
 _BACKLOG = 256
 _MONITOR_EVENTS = 10_000
 """libzmq's one I/O thread waits, and all links with it, while a monitor has more than this to read."""
+_RTT_AT = 68
+"""Offset of ``tcpi_rtt`` in Linux's ``struct tcp_info``, a 32-bit integer, in microseconds."""
 _RECEIVED_AT = 128
-"""Offset of ``tcpi_bytes_received`` in Linux's ``struct tcp_info``, a 64-bit integer."""
+"""Offset of ``tcpi_bytes_received`` there, a 64-bit integer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +282,12 @@ class Connection:
             self._heard, self._taken_bytes = False, taken
         return taken - self._taken_bytes > UNFINISHED_BYTES
 
+    def rtt_ms(self) -> float | None:
+        """How long an answer takes, in milliseconds, as the kernel measures it; none where it does not say."""
+        info = _tcp_info(self.fd)
+        (rtt_us,) = struct.unpack_from("=I", info, _RTT_AT) if info else (0,)
+        return rtt_us / 1000 if rtt_us else None
+
     def hang_up(self) -> None:
         """Ends it, as if the other side had: libzmq notices, and the monitor tells."""
         with contextlib.suppress(OSError), _borrowed(self.fd) as view:
@@ -310,17 +318,23 @@ def _borrowed(fd: int) -> Iterator[socket.socket]:
         view.detach()
 
 
-def _taken_bytes(fd: int) -> int:
-    """Bytes that libzmq has read from a connection; 0 where the kernel does not say."""
+def _tcp_info(fd: int) -> bytes:
+    """What the kernel says of a connection; nothing where it does not say all that is asked here."""
     if sys.platform != "linux":
-        return 0
+        return b""
     try:
         with _borrowed(fd) as view:
             info = view.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RECEIVED_AT + 8)
+    except OSError:
+        return b""
+    return info if len(info) == _RECEIVED_AT + 8 else b""
+
+
+def _taken_bytes(fd: int) -> int:
+    """Bytes that libzmq has read from a connection; 0 where the kernel does not say."""
+    info = _tcp_info(fd)
+    try:
         (unread,) = struct.unpack("=i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))
     except OSError:
         return 0
-    if len(info) < _RECEIVED_AT + 8:
-        return 0
-    (received,) = struct.unpack_from("=Q", info, _RECEIVED_AT)
-    return int(received) - int(unread)
+    return int(struct.unpack_from("=Q", info, _RECEIVED_AT)[0]) - int(unread) if info else 0

@@ -80,6 +80,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         seed: Of everything random.
         listen: Where its node listens; port 0 for any that is free.
         advertise: Addresses by which others reach it, besides its own.
+        lan: Whether its node announces itself in the local network, and looks for members there.
         adapter: The size of the home's adapters.
     """
 
@@ -93,6 +94,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     seed: Seed = 0
     listen: Text = "0.0.0.0:0"
     advertise: tuple[Text, ...] = ()
+    lan: bool = False
     adapter: AdapterConfig
 
 
@@ -163,10 +165,8 @@ def write(path: Path, config: Config) -> None:
         OSError: It cannot be written.
     """
     document = tomlkit.document()
-    document.add(tomlkit.comment("Written by `spearctl init`. `name`, `profile`, `seed`, `listen`,"))
-    document.add(
-        tomlkit.comment("`advertise` are yours to change; the rest is what this home's adapters are made for.")
-    )
+    document.add(tomlkit.comment("Written by `spearctl init`. `name`, `profile`, `seed`, `listen`, `advertise`,"))
+    document.add(tomlkit.comment("`lan` are yours to change; the rest is what this home's adapters are made for."))
     for key, value in _without_none(msgspec.to_builtins(config)).items():
         document.add(key, value)
     write_text(path, tomlkit.dumps(document))

@@ -131,6 +131,7 @@ def _of_peers(peers: list[dict[str, Any]]) -> Iterator[Metric]:
     received = CounterMetricFamily("spearctl_received_bytes", "Received over the present link, by peer.", labels=labels)
     heads = GaugeMetricFamily("spearctl_peer_head_round", "The head round that a peer told last.", labels=labels)
     seen = GaugeMetricFamily("spearctl_peer_last_seen_seconds", "Since a peer was heard last.", labels=labels)
+    trip = GaugeMetricFamily("spearctl_peer_rtt_seconds", "Round trip to a peer, by the kernel.", labels=labels)
     linked = [peer for peer in peers if peer["state"] == "linked"]
     away = [peer for peer in peers if peer["state"] == "away"]
     for peer in (linked + away)[:MOST_PEERS]:
@@ -138,11 +139,13 @@ def _of_peers(peers: list[dict[str, Any]]) -> Iterator[Metric]:
         if peer["state"] == "linked":
             sent.add_metric(who, peer["sent_bytes"])
             received.add_metric(who, peer["received_bytes"])
+            if peer["rtt_ms"] is not None:
+                trip.add_metric(who, peer["rtt_ms"] / 1000)
         if peer["head_round"] is not None:
             heads.add_metric(who, peer["head_round"])
         if peer["last_seen_s"] is not None:
             seen.add_metric(who, peer["last_seen_s"])
-    yield from (sent, received, heads, seen)
+    yield from (sent, received, heads, seen, trip)
 
 
 def _missing(said: Mapping[str, Any]) -> int:

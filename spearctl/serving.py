@@ -35,9 +35,21 @@ MOST_LOG_BYTES = 1 << 20
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
-def settings(config: Config, *, listen: str | None, advertise: list[str] | None, no_listen: bool) -> Settings:
-    """How the node is to be reached: flags, then the home's settings."""
+def settings(
+    config: Config,
+    *,
+    listen: str | None = None,
+    advertise: list[str] | None = None,
+    no_listen: bool = False,
+    lan: bool = False,
+) -> Settings:
+    """How the node is to be reached: flags, then the home's settings.
+
+    Raises:
+        NetworkError: An address is none, or what it takes to look in the local network is not installed.
+    """
     from p2p.addresses import parse
+    from p2p.lan import check_installed
     from p2p.node import Settings
 
     told = tuple(advertise or config.advertise)
@@ -46,7 +58,9 @@ def settings(config: Config, *, listen: str | None, advertise: list[str] | None,
     where = None if no_listen else listen or config.listen
     if where is not None:
         parse(where, listen=True)
-    return Settings(where, told, config.name)
+    if lan or config.lan:
+        check_installed()
+    return Settings(where, told, config.name, lan or config.lan)
 
 
 def serve(run: Run, config: Config, reached: Settings, ready: Callable[[Node], None]) -> None:

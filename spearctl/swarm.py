@@ -164,7 +164,7 @@ class View:
     @property
     def overview(self) -> dict[str, Any]:
         """The same that a running node says of itself."""
-        from p2p.node import banned
+        from p2p.bans import banned
         from p2p.overview import overview
 
         return overview(self.context, self.state.hash, self.outbox, now=0.0, banned=banned(self.context.storage))

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from spearctl import parting, serving, sharing, swarm
@@ -20,11 +21,15 @@ from spearctl.run import Run
 
 if TYPE_CHECKING:
     from p2p.identity import Identity
+    from p2p.node import Settings
     from p2p.tickets import Ticket
 
 commands = group()
 
 POLL_S = 0.2
+LOOK_S = 5.0
+MOST_NEARBY = 4
+"""Addresses from the local network that are tried besides the ticket's own."""
 LATE_S = 10.0
 """After a join's own time is up, its node has so long to say so."""
 
@@ -87,21 +92,25 @@ def join(
     run: Run,
     ticket: Annotated[str, typer.Argument(metavar="TICKET|FILE|-", help="The ticket, a file with it, or - for stdin.")],
     detach: Annotated[bool, typer.Option("--detach", help="Run the node in the background, and return.")] = False,
+    lan: Annotated[
+        bool, typer.Option("--lan", help="Look in the local network for those who may let this device in, too.")
+    ] = False,
     timeout: Annotated[float, typer.Option(min=1.0, metavar="SECONDS", help="How long to try.")] = 60.0,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask what happens to what was learned.")] = False,
 ) -> JoinResult:
     """Joins a swarm with a ticket from `spearctl invite`, then runs the node like `spearctl up`.
 
     What this device has learned so far becomes pending in the swarm, if that has the same model. A founder whose swarm
-    has no other members may join another one.
+    has no other members may join another one. With --lan, the node is run like `spearctl up --lan`.
     """
     from p2p.tickets import read, read_source
 
     config = run.config()
+    reached = serving.settings(config, lan=lan)
     said = read(read_source(ticket, sys.stdin))
     who = swarm.identity(run, make=True)
     if swarm.places(run).is_member:
-        return _from_swarm(run, config, said, detach=detach, timeout_s=timeout, yes=yes)
+        return _from_swarm(run, config, said, reached, detach=detach, timeout_s=timeout, yes=yes)
     had_learned = sharing.has_learned(run)
     if had_learned:
         run.confirm(
@@ -109,8 +118,34 @@ def join(
             " there and is shared with its members; if not, it stays here. Join?",
             yes=yes,
         )
-    is_news = enter(run, config, said, who, timeout_s=timeout)
-    return _result(run, config, joined=True, had_learned=had_learned and is_news, detach=detach)
+    is_news = enter(run, config, _look_nearby(run, said, reached), who, timeout_s=timeout)
+    return _result(run, config, reached, joined=True, had_learned=had_learned and is_news, detach=detach)
+
+
+def _look_nearby(run: Run, ticket: Ticket, reached: Settings) -> Ticket:
+    """The ticket, with the addresses at which its members are found in the local network, if that is asked for.
+
+    Only whom the ticket names is looked for: anybody may announce anything, and anybody else could turn it down.
+    """
+    from p2p import lan, limits
+    from p2p.nearby import networks
+    from p2p.tickets import Endpoint
+
+    if not reached.lan:
+        return ticket
+    named = {endpoint.transport for endpoint in ticket.endpoints}
+    run.say("looking in the local network")
+    where = None if reached.listen is None else networks(reached.listen)
+    found = lan.browse(LOOK_S, where, enough=lambda one: one.transport_public in named)
+    near = [
+        Endpoint(address, one.transport_public)
+        for one in found
+        for address in one.addresses
+        if one.transport_public in named
+    ]
+    run.say("found there: " + ", ".join(endpoint.address for endpoint in near) if near else "nobody was found there")
+    endpoints = dict.fromkeys((*near[:MOST_NEARBY], *ticket.endpoints))
+    return msgspec.structs.replace(ticket, endpoints=tuple(endpoints)[: limits.MAX_ADDRESSES])
 
 
 def enter(run: Run, config: Config, ticket: Ticket, who: Identity, *, timeout_s: float) -> bool:
@@ -145,7 +180,9 @@ def enter(run: Run, config: Config, ticket: Ticket, who: Identity, *, timeout_s:
         return is_news
 
 
-def _from_swarm(run: Run, config: Config, ticket: Ticket, *, detach: bool, timeout_s: float, yes: bool) -> JoinResult:
+def _from_swarm(
+    run: Run, config: Config, ticket: Ticket, reached: Settings, *, detach: bool, timeout_s: float, yes: bool
+) -> JoinResult:
     """Joins from another swarm: only its founder, and only as long as nobody else is in it."""
     from p2p.errors import TrustError
 
@@ -158,7 +195,7 @@ def _from_swarm(run: Run, config: Config, ticket: Ticket, *, detach: bool, timeo
             "to join as a new device, make another home: spearctl --home DIR init",
         )
     if here["genesis"] == ticket.genesis.hex():
-        return _result(run, config, joined=False, had_learned=False, detach=detach)
+        return _result(run, config, reached, joined=False, had_learned=False, detach=detach)
     others = [peer for peer in found["peers"] if peer["state"] != "revoked" and peer["id"] != ticket.issuer.hex()]
     if not here["founder"] or others:
         raise UsageError(
@@ -171,10 +208,11 @@ def _from_swarm(run: Run, config: Config, ticket: Ticket, *, detach: bool, timeo
         yes=yes,
     )
     if not swarm.is_running(run):
-        serving.start(run, [])
-    swarm.ask(run, "join", ticket=_text(ticket), timeout_s=timeout_s)
+        serving.start(run, _words(reached))
+    swarm.ask(run, "join", ticket=_text(_look_nearby(run, ticket, reached)), timeout_s=timeout_s)
     stays = _wait_for_join(run, ticket, timeout_s)
-    return _result(run, config, joined=not stays, had_learned=had_learned and not stays, detach=True, stays=stays)
+    had_learned = had_learned and not stays
+    return _result(run, config, reached, joined=not stays, had_learned=had_learned, detach=True, stays=stays)
 
 
 def _wait_for_join(run: Run, ticket: Ticket, timeout_s: float) -> bool:
@@ -216,8 +254,20 @@ def _text(ticket: Ticket) -> str:
     return write(ticket)
 
 
+def _words(reached: Settings) -> list[str]:
+    """What `up` has to be told to reach that."""
+    return ["--lan"] if reached.lan else []
+
+
 def _result(
-    run: Run, config: Config, *, joined: bool, had_learned: bool, detach: bool, stays: bool = False
+    run: Run,
+    config: Config,
+    reached: Settings,
+    *,
+    joined: bool,
+    had_learned: bool,
+    detach: bool,
+    stays: bool = False,
 ) -> JoinResult:
     """Brings the node up, and says where this device stands."""
     genesis = swarm.genesis(run)
@@ -235,9 +285,8 @@ def _result(
     if swarm.is_running(run):
         return result
     if detach:
-        serving.start(run, [])
+        serving.start(run, _words(reached))
         return result
 
-    reached = serving.settings(config, listen=None, advertise=None, no_listen=False)
     serving.serve(run, config, reached, lambda node: serving.announce(run, result))
     return replace(result, running=False)

@@ -66,6 +66,7 @@ class PeerResult(Result):
                 ("addresses", ", ".join(peer["addresses"]) or "none; it only dials others"),
                 ("head round", "" if peer["head_round"] is None else str(peer["head_round"])),
                 ("state hash", peer["state_hash"] or ""),
+                ("round trip", "" if peer["rtt_ms"] is None else f"{peer['rtt_ms']:.1f} ms"),
                 ("traffic", f"{size(peer['sent_bytes'])} sent, {size(peer['received_bytes'])} received"),
             ]
         )

@@ -79,6 +79,9 @@ def up(
         typer.Option(metavar="HOST:PORT", help="An address by which others reach this device. Repeatable."),
     ] = None,
     no_listen: Annotated[bool, typer.Option("--no-listen", help="Only dial others; nobody dials this device.")] = False,
+    lan: Annotated[
+        bool, typer.Option("--lan", help="Announce this node in the local network, and look for members there.")
+    ] = False,
     prometheus: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT", help="Serve metrics there, such as 127.0.0.1:9464."),
@@ -91,7 +94,7 @@ def up(
     if listen is not None and no_listen:
         raise UsageError("--listen and --no-listen exclude each other", "leave one of them out")
     config = run.config()
-    reached = serving.settings(config, listen=listen, advertise=advertise, no_listen=no_listen)
+    reached = serving.settings(config, listen=listen, advertise=advertise, no_listen=no_listen, lan=lan)
     scraped = None if prometheus is None else metrics.address(run, prometheus)
     if not swarm.places(run).is_member:
         raise swarm.no_swarm(run)
@@ -101,21 +104,21 @@ def up(
             run.say(f"--prometheus counts when a node starts; to start this one again: {again}")
         return result(run, started=False)
     if detach:
-        words = [*(["--no-listen"] if no_listen else ["--listen", listen] if listen else [])]
-        for address in advertise or []:
-            words += ["--advertise", address]
-        serving.start(run, [*words, *(["--prometheus", str(scraped)] if scraped else [])])
+        words = ["--no-listen"] if no_listen else ["--listen", listen] if listen else []
+        words += [word for address in advertise or [] for word in ("--advertise", address)]
+        words += ["--lan"] if lan else []
+        serving.start(run, words + (["--prometheus", str(scraped)] if scraped else []))
         return result(run, started=True)
     told: list[UpResult] = []
 
     def ready(node: Node) -> None:
         name, address = node.member.context.genesis.name, next(iter(node.advertised), None)
-        told[:] = [UpResult(True, True, os.getpid(), address, name, run.spell("status"))]
-        serving.announce(run, told[0])
+        told.append(UpResult(True, True, os.getpid(), address, name, run.spell("status")))
+        serving.announce(run, told[-1])
 
     with metrics.serving(run, scraped):
         serving.serve(run, config, reached, ready)
-    return replace(told[0], running=False, pid=None)
+    return replace(told[-1], running=False, pid=None)
 
 
 def result(run: Run, *, started: bool) -> UpResult:

@@ -85,37 +85,63 @@ def measure(way: str, folder: Path) -> dict[str, Any]:
         started = time.perf_counter()
         report = rounds.run_round(lm, store, history, Pool(questions(ROLLOUTS), trained=frozenset(), played={}), config)
         seconds = time.perf_counter() - started
+    peak_bytes = gauge("cpu").peak()
+    base_s, linear_s = (0.0, 0.0) if way == "baseline" else machine_s(lm, profile.micro_batch * 128, passed)
     return {
         "seconds": seconds,
         "sampled": sampled.amount,
         "sampling_s": sampled.seconds,
         "stepped": stepped.amount,
         "stepping_s": stepped.seconds,
-        "peak_bytes": gauge("cpu").peak(),
-        "of_machine": None if way == "baseline" else machine_s(lm, profile.micro_batch * 128, passed) / stepped.seconds,
+        "peak_bytes": peak_bytes,
+        "base_of_machine": base_s / stepped.seconds,
+        "linear_of_machine": linear_s / stepped.seconds,
         "wins": report.wins,
         "losses": report.losses,
     }
 
 
-def machine_s(lm: LanguageModel, rows: int, tokens: int) -> float:
-    """How long the products of base weights take here by themselves, forward and backward, in passes of ``rows``."""
+def machine_s(lm: LanguageModel, rows: int, tokens: int) -> tuple[float, float]:
+    """How long the products of linear layers take here by themselves, forward and backward, in passes of ``rows``.
+
+    Returns:
+        Seconds for ``tokens``: with base weights alone, and with adapters. Products of the same input are one, and B
+        is a part of the base weights' matrix, as in a step.
+    """
     layers = [module for module in lm.network.modules() if isinstance(module, LowRankLinear)]
-    shapes = Counter((layer.base.in_features, layer.base.out_features) for layer in layers)
-    seconds = 0.0
+    groups = {id(layer._group): layer._group for layer in layers if layer._group is not None}.values()
+    shapes = Counter((g.members[0].base.in_features, tuple(g.widths), tuple(g.ranks)) for g in groups)
+    base = linear = 0.0
     with torch.inference_mode():
-        for (inputs, outputs), times in shapes.items():
-            x, y = torch.randn(rows, inputs).to(lm.dtype), torch.randn(rows, outputs).to(lm.dtype)
-            weights = [torch.randn(outputs, inputs).to(lm.dtype) for _ in range(8)]
-            found = []
-            for _ in range(5):
-                started = time.perf_counter()
-                for weight in weights:
-                    functional.linear(x, weight)
-                    y @ weight
-                found.append((time.perf_counter() - started) / len(weights))
-            seconds += times * float(np.median(found))
-    return seconds * tokens / rows
+        for (inputs, widths, ranks), times in shapes.items():
+            found = _group_s(lm.dtype, rows, inputs, widths, ranks)
+            base, linear = base + times * found[0], linear + times * found[1]
+    return base * tokens / rows, linear * tokens / rows
+
+
+def _group_s(
+    dtype: torch.dtype, rows: int, inputs: int, widths: tuple[int, ...], ranks: tuple[int, ...]
+) -> tuple[float, float]:
+    """Seconds for layers that share an input ``[rows, inputs]``: without adapters, and with them."""
+    outs, rank = sum(widths), sum(ranks)
+    x, y, low, both = (torch.randn(rows, width).to(dtype) for width in (inputs, outs, rank, inputs + rank))
+    parts = [*zip(y.split(widths, 1), low.split(ranks, 1), strict=True)]
+    base = _seconds(lambda weight: (functional.linear(x, weight), y @ weight), (outs, inputs), dtype)
+    down = _seconds(lambda down: (functional.linear(x, down), low @ down, low.t() @ x), (rank, inputs), dtype)
+    wide = _seconds(lambda weight: (functional.linear(both, weight), y @ weight), (outs, inputs + rank), dtype)
+    to_ups = _seconds(lambda _: [its.t() @ part for part, its in parts], (1, 1), dtype)
+    return base, wide + down + to_ups
+
+
+def _seconds(product: Callable[[torch.Tensor], object], shape: tuple[int, int], dtype: torch.dtype) -> float:
+    """Of products with a weight of that shape, another one each time, as in a model."""
+    weights, found = [torch.randn(shape).to(dtype) for _ in range(8)], []
+    for _ in range(5):
+        started = time.perf_counter()
+        for weight in weights:
+            product(weight)
+        found.append((time.perf_counter() - started) / len(weights))
+    return float(np.median(found))
 
 
 class Counted:

@@ -37,8 +37,8 @@ def service(text: dict[bytes, bytes | None] | None = None, *, host: str = "10.0.
 def node() -> Iterator[Found]:
     """A node that is announced for as long as the tests of this module run."""
     key = secrets.token_bytes(32)
-    with announce("home ☃", GENESIS, "127.0.0.1:4242", key, LOOPBACK):
-        yield Found(name="home ☃", genesis_prefix=GENESIS[:16], address="127.0.0.1:4242", transport_public=key)
+    with announce("home ☃", GENESIS, ["127.0.0.1:4242"], key, LOOPBACK):
+        yield Found(name="home ☃", genesis_prefix=GENESIS[:16], addresses=("127.0.0.1:4242",), transport_public=key)
 
 
 def test_a_node_that_is_announced_is_found(node: Found) -> None:
@@ -51,7 +51,7 @@ def test_a_node_that_is_announced_is_found(node: Found) -> None:
 def test_what_is_malformed_or_was_taken_back_is_not_found(node: Found, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = secrets.token_bytes(32)
     # An error of the block is not taken for one of the network.
-    with pytest.raises(OSError, match="our own"), announce("gone", GENESIS, "127.0.0.1:4243", gone, LOOPBACK):
+    with pytest.raises(OSError, match="our own"), announce("gone", GENESIS, ["127.0.0.1:4243"], gone, LOOPBACK):
         raise OSError("our own")
     heard: list[str] = []
     understand = lan._from_service
@@ -90,16 +90,16 @@ def test_a_network_that_is_not_there_says_so() -> None:
     st.sampled_from(["10.0.0.1:4242", "[fd00::2]:65535", "127.0.0.1:1"]),
 )
 def test_what_is_announced_is_understood(name: str, genesis: bytes, key: bytes, address: str) -> None:
-    found = lan._from_service(lan._to_service(name, genesis, address, key))
+    found = lan._from_service(lan._to_service(name, genesis, [address], key))
     assert found.is_of(genesis)
-    assert (found.address, found.transport_public) == (address, key)
+    assert (found.addresses, found.transport_public) == ((address,), key)
     assert found.name
     assert name.startswith(found.name)
     assert found.name == name or len(name.encode()) > 240  # a long one is cut, between two characters
 
 
 def test_no_more_is_announced_than_a_name_half_a_hash_and_a_public_key() -> None:
-    one = lan._to_service("home", GENESIS, "10.0.0.1:4242", bytes(range(32)))
+    one = lan._to_service("home", GENESIS, ["10.0.0.1:4242"], bytes(range(32)))
     assert one.properties == {
         b"v": b"1",
         b"swarm": b"home",
@@ -148,7 +148,7 @@ def test_any_text_is_an_announcement_or_refused(raw: bytes) -> None:
 
 @pytest.mark.parametrize("address", ["node.example.org:4242", "0.0.0.0:4242", "10.0.0.1", ""])
 def test_only_an_address_that_can_be_dialled_is_announced(address: str) -> None:
-    with pytest.raises(NetworkError) as caught, announce("home", GENESIS, address, bytes(32), LOOPBACK):
+    with pytest.raises(NetworkError) as caught, announce("home", GENESIS, [address], bytes(32), LOOPBACK):
         pytest.fail("announced")
     assert caught.value.hint
 
@@ -158,5 +158,5 @@ def test_without_zeroconf_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(NetworkError, match="not installed") as caught:
         browse(1.0, LOOPBACK)
     assert caught.value.hint == "pip install 'spearctl[lan]'"
-    with pytest.raises(NetworkError, match="not installed"), announce("home", GENESIS, "10.0.0.1:1", bytes(32)):
+    with pytest.raises(NetworkError, match="not installed"), announce("home", GENESIS, ["10.0.0.1:1"], bytes(32)):
         pytest.fail("announced")

@@ -96,7 +96,7 @@ class Books:
             device.world.note(device, "adopts a delta", ())
         for id in appeared & signed:
             if self._author not in self._evidence.excused:
-                self._check_not_twice(id, device)
+                self._check_not_twice(self.mine | appeared, device)
             values = values + FINE_STEPS * self._evidence.delta(id)
             wins += own[id].wins
         values, wins = self._left_out(sorted(gone - self._evidence.sealed), values, wins, device)
@@ -143,11 +143,14 @@ class Books:
             return
         raise Violation("conservation", f"{device}: {wins:+} wins and {values} in fine steps out of nowhere")
 
-    def _check_not_twice(self, id: bytes, device: Device) -> None:
-        """What a restored home signs must not hold what it had shared already, before it was restored."""
+    def _check_not_twice(self, known: set[bytes], device: Device) -> None:
+        """What a restored home signs must not hold what it had shared already, before it was restored.
+
+        What it adopts at the same moment, it knows.
+        """
         assert device.member is not None
         sealed_round = device.member.context.replica.sealed.round
-        for other in self._evidence.shared.get(self._author, set()) - self.mine - {id}:
+        for other in self._evidence.shared.get(self._author, set()) - known:
             header = self._evidence.header(other)
             assert header is not None
             counts = other in self._evidence.sealed or header.round > sealed_round

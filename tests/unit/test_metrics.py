@@ -22,7 +22,7 @@ LIMIT_S = 30.0
 
 def peer(number: int, state: str = "linked", **changed: Any) -> dict[str, Any]:
     told = {"id": f"{number:064x}"[::-1], "name": f"peer-{number}", "state": state, "head_round": 12}
-    return {**told, "last_seen_s": 1.5, "sent_bytes": 100 + number, "received_bytes": 200, **changed}
+    return {**told, "last_seen_s": 1.5, "rtt_ms": 2.5, "sent_bytes": 100 + number, "received_bytes": 200, **changed}
 
 
 def said(*peers: dict[str, Any], **changed: Any) -> dict[str, Any]:
@@ -86,6 +86,7 @@ def test_the_figures_of_status_are_metrics() -> None:
     assert found["spearctl_received_bytes_total", who] == 200
     assert found["spearctl_peer_head_round", who] == 12
     assert found["spearctl_peer_last_seen_seconds", who] == 1.5
+    assert found["spearctl_peer_rtt_seconds", who] == 0.0025
     assert found["spearctl_turned_away_total", ("a_wrong_key",)] == 3
     assert [labels for name, labels in found if name == "spearctl_sent_bytes_total"] == [who]
 

@@ -42,3 +42,22 @@ def test_members_that_are_away_and_have_to_be_heard_keep_nobody_from_the_others(
         assert {link.member for link in company.members[0].context.members()}, f"alone after {company.now} s"
     assert {*dialled} >= away
     assert "others have to be heard" in company.drops(0)
+
+
+def test_what_the_local_network_says_is_tried_first_for_members_alone_and_nothing_else_is_forgotten() -> None:
+    company = Company(2)
+    member, key = company.members[0], person(1).transport_public
+    member.dialling.remember("far:1", key)
+    member.dialling.nearby(person(9).transport_public, ["stranger:1"])
+    member.dialling.nearby(key, [f"near:{number}" for number in range(1, 100)])
+    dialled: list[str] = []
+    for _ in range(600):
+        company.now += 1.0
+        dialled += [action.address for action in member.tick(now=company.now, clock_s=1) if isinstance(action, Dial)]
+        member.dialling.failed(key)
+    assert dialled[:5] == ["near:1", "near:2", "near:3", "near:4", "far:1"]
+    assert {*dialled} == {*dialled[:5]}
+    member.dialling.nearby(key, ["near:100"])
+    company.now += 1.0
+    actions = member.tick(now=company.now, clock_s=1)
+    assert [action.address for action in actions if isinstance(action, Dial)] == ["near:100"]

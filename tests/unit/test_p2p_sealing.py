@@ -72,6 +72,21 @@ def test_a_seal_whose_contents_are_no_contents_is_reported_and_not_more() -> Non
     assert company.members[1].outbox.wins == 0
 
 
+def test_who_refused_a_seal_goes_on_learning_though_its_sealer_stands_behind_it() -> None:
+    company = linked(2)
+    link, wrong = company.link_of(1, 0), seal(company, 1, b"junk")
+    stands = structs.replace(company.members[0].beat(), height=1, seal=wrong.id)
+    company.tell(1, link, Push((wrong.signed,)))
+    company.disks[1].write_blob(digest("seal contents", b"junk"), b"junk")
+    company.disks[1].commit()
+    company.tell(1, link, stands)
+    company.wait(limits.LINK_DEAD_S + 5.0)
+    company.tell(1, link, stands)
+    company.learn(1, "a")
+    assert company.members[1].sealing.is_halted
+    assert company.members[1].outbox.wins == 0
+
+
 def test_a_seal_that_counts_two_deltas_of_one_author_in_a_round_is_reported() -> None:
     company = linked(3, seal_lag=1)
     company.learn(0, "a")
@@ -167,3 +182,15 @@ def test_a_restored_sealer_takes_its_own_seals_back_before_it_signs_another() ->
         -1
     ] == newest
     assert not again.seals.forked
+
+
+def test_a_round_whose_authors_could_not_go_on_by_themselves_is_sealed_later() -> None:
+    company = linked(5, quorum=3, seal_lag=1)
+    for number in range(3):
+        company.learn(number, "a")
+    company.tell(0, company.link_of(0, 3), Push((header(company, 3, payload=b"", payload_bytes=0, wins=0).signed,)))
+    replica = company.members[0].context.replica
+    company.wait(limits.SEAL_DELAY_S + 2.0)
+    assert (replica.head, replica.sealed.round) == (2, 0)
+    company.wait(limits.LINK_DEAD_S)
+    assert replica.sealed.round == 1
