@@ -71,6 +71,7 @@ complete -c spearctl -n '__spearctl_in "invite"' -l debug -d 'Show a traceback o
 complete -c spearctl -n '__spearctl_in "invite"' -s q -l quiet -d 'Print the result and errors only'
 complete -c spearctl -n '__spearctl_in "invite"' -s v -l verbose -d 'Say more about what happens'
 complete -c spearctl -n '__spearctl_in "join"' -l detach -d 'Run the node in the background, and return'
+complete -c spearctl -n '__spearctl_in "join"' -l lan -d 'Look in the local network for those who may let this device…'
 complete -c spearctl -n '__spearctl_in "join"' -l timeout -d 'How long to try' -x
 complete -c spearctl -n '__spearctl_in "join"' -l yes -d 'Do not ask what happens to what was learned'
 complete -c spearctl -n '__spearctl_in "join"' -l home -d 'The home to work in, instead of SPEARCTL_HOME' -xa '(__fish_complete_directories)'
@@ -83,6 +84,7 @@ complete -c spearctl -n '__spearctl_in "up"' -l detach -d 'Run in the background
 complete -c spearctl -n '__spearctl_in "up"' -l listen -d 'Where to listen, instead of the home\'s setting' -x
 complete -c spearctl -n '__spearctl_in "up"' -l advertise -d 'An address by which others reach this device' -x
 complete -c spearctl -n '__spearctl_in "up"' -l no-listen -d 'Only dial others; nobody dials this device'
+complete -c spearctl -n '__spearctl_in "up"' -l lan -d 'Announce this node in the local network, and look for membe…'
 complete -c spearctl -n '__spearctl_in "up"' -l prometheus -d 'Serve metrics there, such as 127.0.0.1:9464' -x
 complete -c spearctl -n '__spearctl_in "up"' -l home -d 'The home to work in, instead of SPEARCTL_HOME' -xa '(__fish_complete_directories)'
 complete -c spearctl -n '__spearctl_in "up"' -l json -d 'Print one JSON object instead of text'

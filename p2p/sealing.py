@@ -323,7 +323,6 @@ class Sealing:
         self._state.rebase(vector, name)
         return True
 
-
     def _patience_s(self, round: int) -> float:
         """How long a round is ripe before it is sealed: longer where a seal could end the clock.
 
