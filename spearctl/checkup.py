@@ -178,7 +178,7 @@ def _is_open(path: Path) -> bool:
     """Whether this user may do what commands do: write into folders, databases, logs and locks, and read the rest."""
     if path.is_dir():
         return os.access(path, os.R_OK | os.W_OK | os.X_OK)
-    is_written = path.suffix in {".jsonl", ".lock"} or path.name.startswith(("node.db", "ledger.db"))
+    is_written = path.suffix in {".jsonl", ".lock", ".log"} or path.name.startswith(("node.db", "ledger.db"))
     return os.access(path, os.R_OK | os.W_OK if is_written else os.R_OK)
 
 
