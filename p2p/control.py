@@ -44,6 +44,7 @@ T = TypeVar("T")
 
 _LENGTH = struct.Struct(">I")
 _BUG = "bug"
+_RETRY_S = 0.02
 _MOST_CHARS = 8192
 _log = logging.getLogger(__name__)
 
@@ -291,8 +292,8 @@ def is_running(path: Path) -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
             client.settimeout(1.0)
             client.connect(str(path))
-    except TimeoutError:
-        return True  # somebody is there, and busy
+    except (TimeoutError, BlockingIOError):
+        return True  # somebody is there, and busy; the latter says that others wait already, as many as may
     except (OSError, NetworkError):
         return False
     return True
@@ -329,11 +330,19 @@ def ask(path: Path, command: str, arguments: dict[str, Any], timeout_s: float = 
 
 def _exchange(path: Path, frame: bytes, deadline: float) -> bytes:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        _limit(client, deadline)
-        client.connect(str(path))
+        _connect(client, path, deadline)
         with contextlib.suppress(BrokenPipeError):  # a node that refuses does not listen to the end, but says why
             client.sendall(frame)
         return _receive(client, read_length(_receive(client, _LENGTH.size, deadline)), deadline)
+
+
+def _connect(client: socket.socket, path: Path, deadline: float) -> None:
+    while True:
+        _limit(client, deadline)
+        try:
+            return client.connect(str(path))
+        except BlockingIOError:  # as many wait for it as may; a UNIX socket does not join a queue that is full
+            time.sleep(_RETRY_S)
 
 
 def _receive(client: socket.socket, length: int, deadline: float) -> bytes:

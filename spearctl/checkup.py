@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from spearctl import errors, sharing, swarm
+from spearctl import errors, shapes, swarm
 from spearctl.config import Config
 from spearctl.errors import ConfigError, HomeError, SpearctlError
 from spearctl.run import Run
@@ -282,7 +282,7 @@ def _chooses(examined: Examined) -> bool:
         return True
     try:
         with swarm.view(examined.run, leave_no_trace=True) as view:
-            return not sharing.fits(view.genesis, config)
+            return not shapes.fits(view.genesis, config)
     except LedgerError:  # told by another check
         return False
 

@@ -6,6 +6,7 @@ SpearctlError
  +- NoSwarmError      the command needs a swarm, and this home belongs to none
  +- StoppedError      this home belongs to a swarm, and its node does not run
  +- NodeFailedError   a bug in the running node
+ +- StdoutError       what there is to say cannot be written
  +- HomeError         the home is damaged, newer than this program, or not a home
      +- HomeLockedError   another process is training in it
 
@@ -77,6 +78,10 @@ class NodeFailedError(SpearctlError):
     """A bug in the running node."""
 
 
+class StdoutError(SpearctlError):
+    """What there is to say cannot be written to standard output."""
+
+
 class HomeError(SpearctlError):
     """The home is damaged, newer than this program, or not a home."""
 
@@ -139,6 +144,7 @@ def _table() -> tuple[tuple[type[Exception], int], ...]:
         (NoSwarmError, CONFIG),
         (StoppedError, STOPPED),
         (NodeFailedError, BUG),
+        (StdoutError, HOME),
         (HomeError, HOME),
         (TrustError, IDENTITY),
         (NetworkError, NETWORK),

@@ -23,7 +23,7 @@ import typer
 
 from spearctl import signals
 from spearctl.errors import HomeLockedError, UsageError
-from spearctl.learner import Phases
+from spearctl.learner import Loaded, Phases
 from spearctl.output import Page, Result, emit
 from spearctl.pace import PaceWriter
 from spearctl.rounds import Rounds
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from training.feedback import Entry
     from training.holdout import HoldOut
     from training.log import Log, Problem
-    from training.models import LanguageModel
     from training.pool import Pool
     from training.rounds import RoundReport
 
@@ -261,7 +260,7 @@ class Follower:
     def __init__(self, run: Run, feed: Feed, settings: Follow, rounds: Rounds, most: int | None) -> None:
         self._run, self._feed, self._settings, self._rounds, self._most = run, feed, settings, rounds, most
         self._pace = Pace(settings.batch, settings.every_s)
-        self._model: LanguageModel | None = None
+        self._loaded: Loaded | None = None
         self._unseen = 0
         self._told: set[Problem] = set()
         self._said = ""
@@ -276,7 +275,7 @@ class Follower:
         def heard() -> None:
             self._run.say_at_once("stopping at the next safe point (again to stop at once)")
 
-        with signals.deferred(heard) as stop, Phases(self._run, PaceWriter(self._run.home, self._most)) as phases:
+        with signals.deferred(heard) as stop, Phases(self._run, PaceWriter(self._run.home, None)) as phases:
             while not stop and (self._most is None or len(self._rounds.reports) < self._most):
                 if self._feed.look():
                     self._tell_problems()
@@ -289,9 +288,9 @@ class Follower:
         if self._pace.is_due(self._unseen, time.monotonic()):
             return True
         if self._feed.log is None:
-            self._say(f"{tilde(self._feed.path)} is not there yet; waiting for it")
+            self._say("no log", f"{tilde(self._feed.path)} is not there yet; waiting for it")
         else:
-            self._say(f"following {tilde(self._feed.path)}: {self._settings.words()}")
+            self._say("waiting", f"following {tilde(self._feed.path)}: {self._settings.words()}")
         return False
 
     def _learn(self, stop: signals.Stop, phases: Phases) -> bool:
@@ -304,7 +303,7 @@ class Follower:
             self._run.say("round dropped; what it would have learned from is still new")
             return False
         except HomeLockedError as error:
-            self._say(f"{error.message}; waiting for it to end")
+            self._say("locked", f"{error.message}; waiting for it to end")
             return False
         self._unseen = pool.unseen
         if report is None:  # somebody else learned from it meanwhile
@@ -318,8 +317,8 @@ class Follower:
 
     def _round(self, pool: Pool, stop: signals.Stop, phases: Phases) -> RoundReport:
         entries = self._feed.entries
-        with self._rounds.learner(entries, model=self._model) as ready:
-            self._model = ready.lm
+        with self._rounds.learner(entries, loaded=self._loaded) as ready:
+            self._loaded = ready.loaded
             self._rounds.run(ready, pool, 0, 1, stop, phases, self._hold_out(entries, ready.profile))
             ready.store.tidy()
         return self._rounds.reports[-1]
@@ -363,8 +362,8 @@ class Follower:
                 self._told.add(problem)
                 self._run.say(f"{self._feed.path}:{problem.line}: {problem.reason}")
 
-    def _say(self, text: str) -> None:
-        """Tells the person once."""
-        if text != self._said:
-            self._said = text
+    def _say(self, state: str, text: str) -> None:
+        """Tells the person when it comes to a state, not again and again while it stays there."""
+        if state != self._said:
+            self._said = state
             self._run.say(text)

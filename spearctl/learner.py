@@ -26,22 +26,38 @@ Fit = Callable[["LanguageModel", "Profile"], "Profile"]
 
 
 @dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model in memory, and the profile that it was loaded with, resolved for this machine.
+
+    They belong together: a profile that is changed later is for who loads the model anew.
+    """
+
+    lm: LanguageModel
+    profile: Profile
+
+
+@dataclass(frozen=True, slots=True)
 class Learner:
     """A home's model, ready to work.
 
     Attributes:
-        lm: Carries the adapter that was asked for.
+        loaded: As it was loaded.
         store: The home's adapter versions.
         history: The home's training history, open.
-        profile: Resolved for this machine.
+        profile: With batches that fit a memory budget.
         adapter: Name of the version that was loaded.
     """
 
-    lm: LanguageModel
+    loaded: Loaded
     store: AdapterStore
     history: History
     profile: Profile
     adapter: str
+
+    @property
+    def lm(self) -> LanguageModel:
+        """Carries the adapter that was asked for."""
+        return self.loaded.lm
 
 
 @contextmanager
@@ -51,7 +67,7 @@ def learner(
     *,
     adapter: str | None = None,
     hand_over: HandOver | None = None,
-    model: LanguageModel | None = None,
+    loaded: Loaded | None = None,
     fit: Fit = lambda lm, profile: profile,
 ) -> Iterator[Learner]:
     """Loads the home's model with a version of its adapter, the one in use by default.
@@ -64,7 +80,7 @@ def learner(
         adapter: Name of a version.
         hand_over: For who is going to train, and holds the training lock: hands over what earlier runs did not, before
             what the swarm knows becomes a version.
-        model: The home's model, if it is loaded already.
+        loaded: The home's model, if it is loaded already.
         fit: Makes the profile fit a memory budget, once the model is loaded.
 
     Raises:
@@ -72,18 +88,15 @@ def learner(
         ProfileError: The profile is none, or does not suit this machine or a budget.
         UnknownAdapterError: There is no such version.
     """
-    import profiles
     from training.history import History
 
-    profile = profiles.resolve(profiles.load(config.profile, run.home.profiles_path), profiles.detect())
     with History(run.home.history_path) as history:
         name = adapter or history.current
         if name != "base":
             history.version(name)
-        run.detail(f"loading {config.model} ({profile.dtype}, {profile.threads} threads) with adapter {name}")
-        lm = model or load_model(run, config, profile)
-        profile = fit(lm, profile)
-        store = sharing.open_store(run, config, history, lm.adapter_shape)
+        loaded = loaded or load_model(run, config)
+        profile = fit(loaded.lm, loaded.profile)
+        store = sharing.open_store(run, config, history, loaded.lm.adapter_shape)
         from training.lora import set_adapter
 
         if hand_over is not None:
@@ -94,23 +107,28 @@ def learner(
             name = history.current
         elif found is not None:
             name = f"round:{found.head_round}"
-        set_adapter(lm.network, found.adapter if found else store.load(name))
-        yield Learner(lm, store, history, profile, name)
+        set_adapter(loaded.lm.network, found.adapter if found else store.load(name))
+        yield Learner(loaded, store, history, profile, name)
 
 
-def load_model(run: Run, config: Config, profile: Profile) -> LanguageModel:
+def load_model(run: Run, config: Config) -> Loaded:
     """Loads the home's model.
 
     Raises:
         ConfigError: The model is not the one that the home was made for.
-        ModelError: It cannot be read.
+        ProfileError: The profile is none, or does not suit this machine.
+        ModelError: The model cannot be read.
     """
+    import profiles
+
+    profile = profiles.resolve(profiles.load(config.profile, run.home.profiles_path), profiles.detect())
+    run.detail(f"loading {config.model} ({profile.dtype}, {profile.threads} threads)")
     from training.models import LoraSettings, load
 
-    source = find_model(run, config)
-    size = config.adapter
+    source, size = find_model(run, config), config.adapter
     settings = LoraSettings(size.rank, size.alpha, size.dropout)
-    return load(source, profile, settings, prompt_format=config.prompt_format, system_prompt=config.system_prompt)
+    lm = load(source, profile, settings, prompt_format=config.prompt_format, system_prompt=config.system_prompt)
+    return Loaded(lm, profile)
 
 
 def find_model(run: Run, config: Config) -> ModelSource:

@@ -34,6 +34,7 @@ def main(arguments: Sequence[str]) -> int:
         The exit code. Every exception ends here.
     """
     # Nothing but `isolation` may be imported before `isolate` has run.
+    from spearctl.errors import StdoutError, explain
     from spearctl.options import Invocation
     from spearctl.signals import Signalled, raised
 
@@ -42,7 +43,15 @@ def main(arguments: Sequence[str]) -> int:
         with raised():
             return _run(list(arguments), invocation)
     except BrokenPipeError:
-        return _closed_pipe()
+        _silence()
+        return 128 + signal.SIGPIPE
+    except StdoutError as error:
+        from spearctl.output import report
+
+        _silence()
+        failure = explain(error)
+        report(invocation.command, failure, as_json=False)
+        return failure.code
     except Signalled as signalled:  # while the outcome was being printed
         return signalled.exit_code
 
@@ -58,7 +67,7 @@ def _run(arguments: list[str], invocation: Invocation) -> int:
             return int(result or 0)  # help was printed
         failure = errors.explain(result.error) if result.error is not None else None
         output.emit(invocation.command, result, failure, as_json=invocation.options.json)
-    except BrokenPipeError:
+    except (BrokenPipeError, errors.StdoutError):
         raise
     except (Exception, Signalled) as error:
         failure = errors.explain(error)
@@ -84,7 +93,6 @@ def _dispatch(arguments: list[str], invocation: Invocation) -> Any:
         return ended.code
 
 
-def _closed_pipe() -> int:
+def _silence() -> None:
     # The interpreter flushes stdout once more at its end, which must not complain.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 128 + signal.SIGPIPE

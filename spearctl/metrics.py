@@ -253,9 +253,11 @@ class _Server(ThreadingMixIn, HTTPServer):
         """Answers, and ends a connection that takes too long in all, however often a byte moves."""
         limit = threading.Timer(CLIENT_S, _end, (request,))
         limit.daemon = True
-        limit.start()
         try:
+            limit.start()
             super().process_request_thread(request, client_address)
+        except RuntimeError:  # no thread can be had
+            self.shutdown_request(request)
         finally:
             limit.cancel()
             self._free.release()

@@ -22,7 +22,7 @@ from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
-from spearctl.errors import Failure
+from spearctl.errors import Failure, StdoutError
 from spearctl.text import printable
 
 VERSION = 1
@@ -125,7 +125,7 @@ def emit(command: str, result: Result, failure: Failure | None, *, as_json: bool
         as_json: Whether to print the envelope instead of text.
     """
     if as_json:
-        _write(_envelope(command, result.data(), failure))
+        write(_envelope(command, result.data(), failure))
         return
     page = Page(sys.stdout)
     with page.capture() as capture:
@@ -133,7 +133,7 @@ def emit(command: str, result: Result, failure: Failure | None, *, as_json: bool
     text = capture.get()
     if text and not page.is_terminal:
         text = "".join(f"{line.rstrip()}\n" for line in text.removesuffix("\n").split("\n"))
-    _write(text)
+    write(text)
     if failure is not None:
         _tell(failure)
 
@@ -141,7 +141,7 @@ def emit(command: str, result: Result, failure: Failure | None, *, as_json: bool
 def report(command: str, failure: Failure, *, as_json: bool) -> None:
     """Writes a failure to stderr, or as an envelope to stdout."""
     if as_json:
-        _write(_envelope(command, {}, failure))
+        write(_envelope(command, {}, failure))
     elif failure.help_text is not None:
         typer.echo(failure.help_text, err=True)  # drops the styles off a terminal
     else:
@@ -161,6 +161,18 @@ def _tell(failure: Failure) -> None:
             page.print(Text.assemble((label, style), " ", printable(text)), soft_wrap=True)
 
 
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+def write(text: str) -> None:
+    """Writes to stdout at once.
+
+    Raises:
+        BrokenPipeError: Nobody reads it any more.
+        StdoutError: It cannot be written to.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        hint = "look at the free space where it goes, and run the command again"
+        raise StdoutError(f"standard output cannot be written to: {error.strerror}", hint) from error

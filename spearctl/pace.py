@@ -1,7 +1,7 @@
 """How far a training run is, for who looks on from another terminal: one small file that the trainer replaces.
 
-The file may be lost at any moment, and nothing depends on it. It counts only while the process that wrote it lives and
-holds the training lock, so that what a killed trainer left behind is never taken for one that runs.
+The file may be lost at any moment, and nothing depends on it. It counts only while the process that wrote it holds the
+training lock, as it did then, so that what a killed trainer left behind is never taken for one that runs.
 
 Times are of the system's monotonic clock, which all processes share until the next start: a wall clock that is set
 changes nothing. Not covered: a trainer in another container, whose clock may begin elsewhere.
@@ -16,14 +16,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import msgspec
-import psutil
 
 from spearctl.home import Holder, Home
 
 WRITE_S = 0.5
 """The file is replaced at most so often, but for a new round."""
-SAME_START_S = 2.0
-"""Systems tell the start of a process to about a second."""
 MEANT_ROUNDS = 5
 """So many of the last rounds say how long the next ones take."""
 
@@ -33,7 +30,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         pid: Of the trainer.
-        started_s: When that process started, in Unix time as the system tells it.
+        since: When that took the training lock, as it said there: another one may have had the same number.
         round: Which round of this run goes on, from 1.
         rounds: How many there are to be; None where that is open.
         phase: What goes on in it, in a word; empty before the first.
@@ -44,7 +41,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     pid: int
-    started_s: float
+    since: str = ""
     round: int
     rounds: int | None
     phase: str = ""
@@ -63,18 +60,23 @@ class PaceWriter:
     """
 
     def __init__(self, home: Home, rounds: int | None) -> None:
-        self._path = home.progress_path
-        self._pace = Pace(
-            pid=os.getpid(), started_s=psutil.Process().create_time(), round=0, rounds=rounds, began_s=time.monotonic()
-        )
+        self._home, self._path = home, home.progress_path
+        self._pace = Pace(pid=os.getpid(), round=0, rounds=rounds, began_s=time.monotonic())
         self._written_s = 0.0
 
     def begin(self) -> None:
         """The next round begins."""
-        now, last = time.monotonic(), self._pace
+        now, last, holder = time.monotonic(), self._pace, self._home.holder()
         seconds = (*last.seconds, now - last.began_s)[-MEANT_ROUNDS:] if last.round else ()
         self._pace = msgspec.structs.replace(
-            last, round=last.round + 1, phase="", done=0, total=0, began_s=now, seconds=seconds
+            last,
+            since=holder.since if holder is not None else "",
+            round=last.round + 1,
+            phase="",
+            done=0,
+            total=0,
+            began_s=now,
+            seconds=seconds,
         )
         self._write(now)
 
@@ -110,10 +112,9 @@ def read(home: Home, holder: Holder | None) -> Pace | None:
         return None
     try:
         found = msgspec.json.decode(home.progress_path.read_bytes(), type=Pace)
-        same_start = abs(psutil.Process(found.pid).create_time() - found.started_s) < SAME_START_S
-    except (OSError, msgspec.MsgspecError, psutil.Error, ValueError):
+    except (OSError, msgspec.MsgspecError, ValueError):
         return None
-    return found if same_start and found.pid == holder.pid and found.round else None
+    return found if (found.pid, found.since) == (holder.pid, holder.since) and found.round else None
 
 
 def left_s(pace: Pace, past: Sequence[float], *, now: float | None = None) -> float | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spearctl import sharing, swarm
+from spearctl import shapes, sharing, swarm
 from spearctl.config import Config, write_text
 from spearctl.run import Run
 
@@ -38,9 +38,9 @@ def settle(run: Run, config: Config) -> str | None:
     from training.history import History
 
     genesis = swarm.genesis(run)
-    if genesis is None or not sharing.fits(genesis, config):
+    if genesis is None or not shapes.fits(genesis, config):
         return None
-    shape = sharing.shape_of(genesis)
+    shape = shapes.shape_of(genesis)
     with History(run.home.history_path) as history:
         store = sharing.open_store(run, config, history, shape)
         sharing.hand_over(run, store, history, keep=False)
@@ -71,8 +71,8 @@ def _theirs(run: Run, config: Config, shape: AdapterShape) -> tuple[Adapter, int
 
     with swarm.view(run) as view:
         state, pending_wins = view.shared(), view.overview["swarm"]["pending_wins"]
-    start = sharing.flat(initial_adapter(config.model_fingerprint, shape)).astype(np.float64)
-    return sharing.shaped((start + state).astype(np.float32), shape), pending_wins
+    start = shapes.flat(initial_adapter(config.model_fingerprint, shape)).astype(np.float64)
+    return shapes.shaped((start + state).astype(np.float32), shape), pending_wins
 
 
 def known(run: Run, genesis: bytes) -> str | None:

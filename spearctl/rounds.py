@@ -13,7 +13,7 @@ from rich.table import Column
 from spearctl import sharing, signals, swarm
 from spearctl.budget import Watch
 from spearctl.config import Config
-from spearctl.learner import Learner, Phases, learner
+from spearctl.learner import Learner, Loaded, Phases, learner
 from spearctl.output import Page
 from spearctl.run import Run
 from spearctl.text import count
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from training.feedback import Entry
     from training.history import History
     from training.holdout import HoldOut
-    from training.models import LanguageModel
     from training.pool import Pool
     from training.rounds import RoundConfig, RoundReport
     from training.store import AdapterStore
@@ -50,17 +49,15 @@ class Rounds:
         if swarm.places(run).is_member and not sharing.takes_part(run, config):
             run.say(sharing.UNFIT)
 
-    def learner(
-        self, entries: Sequence[Entry], *, model: LanguageModel | None = None
-    ) -> AbstractContextManager[Learner]:
+    def learner(self, entries: Sequence[Entry], *, loaded: Loaded | None = None) -> AbstractContextManager[Learner]:
         """The home's model, ready to learn from the current version; for the holder of the training lock.
 
         Args:
             entries: What there is to learn from.
-            model: The home's model, if it is loaded already.
+            loaded: The home's model, if it is loaded already.
         """
         fit = functools.partial(self._watch.fit, entries=entries)
-        return learner(self._run, self._config, hand_over=self._hand_over, fit=fit, model=model)
+        return learner(self._run, self._config, hand_over=self._hand_over, fit=fit, loaded=loaded)
 
     def run(
         self,

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from spearctl.errors import explain
-from spearctl.output import Page, Result, emit, report
+from spearctl.output import Page, Result, emit, report, write
 from spearctl.run import Run
 from spearctl.text import printable
 
@@ -106,7 +106,7 @@ class Pipe(Screen):
         self._answers += 1
 
     def piece(self, text: str) -> None:
-        _write(text)
+        write(printable(text))
 
 
 class Lines(Screen):
@@ -156,7 +156,7 @@ class Terminal(Screen):
         """Nothing to do: what was typed ended its line."""
 
     def piece(self, text: str) -> None:
-        _write(text)
+        write(printable(text))
 
     def tell(self, event: str, text: str, **fields: Any) -> None:
         if not self._run.options.quiet:
@@ -184,8 +184,3 @@ def _line_editing() -> ModuleType | None:
         return None
     readline.set_auto_history(False)
     return readline
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(printable(text))
-    sys.stdout.flush()

@@ -8,7 +8,6 @@ the version's own digest: handing one over twice counts once.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spearctl import swarm
-from spearctl.config import Config
+from spearctl.config import Config, write_text
 from spearctl.errors import HomeLockedError, NodeFailedError
 from spearctl.run import Run
+from spearctl.shapes import fits, flat, shape_of, shaped
 from spearctl.text import count
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from p2p.moving import Luggage
-    from p2p.records import Genesis
     from training.adapters import Adapter, AdapterShape
     from training.history import History
     from training.store import AdapterStore
@@ -41,39 +40,6 @@ NO_MEMBER = "this device is no member of the swarm any more, so what it learns s
 
 _MARKER = ".handed-over"
 _KEPT = "kept"
-
-
-def flat(adapter: Mapping[str, Flat]) -> Flat:
-    """All tensors in order of their names, row by row."""
-    import numpy as np
-
-    return np.concatenate([adapter[name].ravel() for name in sorted(adapter)])
-
-
-def shaped(values: Flat, shape: AdapterShape) -> Adapter:
-    """The opposite of `flat`."""
-    import numpy as np
-
-    sizes = [tensor.rows * tensor.columns for tensor in shape.tensors]
-    parts = np.split(values, np.cumsum(sizes)[:-1])
-    return {
-        tensor.name: part.reshape(tensor.rows, tensor.columns).astype(np.float32)
-        for tensor, part in zip(shape.tensors, parts, strict=True)
-    }
-
-
-def shape_of(genesis: Genesis) -> AdapterShape:
-    """The shape of a swarm's adapters."""
-    from training.adapters import AdapterShape, tensor_shapes
-
-    tensors = tensor_shapes((spec.name, (spec.rows, spec.columns)) for spec in genesis.tensors)
-    return AdapterShape(genesis.rank, genesis.alpha, tensors)
-
-
-def fits(genesis: Genesis, config: Config) -> bool:
-    """Whether this home's adapters are the swarm's."""
-    same_model = genesis.fingerprint.hex() == config.model_fingerprint
-    return same_model and shape_of(genesis).digest().hex() == config.adapter.shape
 
 
 def takes_part(run: Run, config: Config) -> bool:
@@ -410,10 +376,5 @@ def _read_marker(folder: Path) -> _Marker:
 
 
 def _mark(folder: Path, marker: _Marker) -> _Marker:
-    handle, scratch = tempfile.mkstemp(dir=folder, prefix=_MARKER)
-    with open(handle, "w") as file:
-        file.write(f"{marker.done} {_KEPT}" if marker.keep else str(marker.done))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, folder / _MARKER)
+    write_text(folder / _MARKER, f"{marker.done} {_KEPT}" if marker.keep else str(marker.done))
     return marker

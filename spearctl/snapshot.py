@@ -90,7 +90,8 @@ class Snapshot:
         config: Its settings.
         learning: Its training history.
         log: Its feedback.
-        counts: That, in numbers.
+        unread: Why that cannot be read, if it cannot.
+        counts: The feedback, in numbers.
         holder: The process that trains.
         pace: How far that is.
         found: Its swarm.
@@ -104,6 +105,7 @@ class Snapshot:
     config: Config
     learning: Learning
     log: Log
+    unread: str | None
     counts: Stats
     holder: Holder | None
     pace: Pace | None
@@ -200,7 +202,7 @@ class Observer:
     def __init__(self, run: Run, *, stays: bool = False) -> None:
         self._run = run
         self._stays = stays
-        self._log: tuple[object, Log, Stats] | None = None
+        self._log: tuple[object, Log, str | None, Stats] | None = None
         self._ledger: tuple[object, Found] | None = None
         self._last: tuple[float, Found] | None = None
 
@@ -216,9 +218,10 @@ class Observer:
         """
         run, home, config = self._run, self._run.home, self._run.config()
         learning = _learning(home)
-        log, counts = self._feedback(home.feedback_path)
+        log, unread, counts = self._feedback(home.feedback_path)
         found, takes_part, holder = self._found(), sharing.takes_part(run, config), home.holder()
         health = (
+            *([f"{unread}; nothing can be learned from it"] if unread is not None else []),
             *_health(run, home, learning, log, counts),
             *_swarm_health(run, found, takes_part),
             *absences(found),
@@ -229,6 +232,7 @@ class Observer:
             config=config,
             learning=learning,
             log=log,
+            unread=unread,
             counts=counts,
             holder=holder,
             pace=pace.read(home, holder),
@@ -239,14 +243,20 @@ class Observer:
             start_line=run.spell("up", "--detach"),
         )
 
-    def _feedback(self, path: Path) -> tuple[Log, Stats]:
+    def _feedback(self, path: Path) -> tuple[Log, str | None, Stats]:
+        from training.errors import FeedbackError
         from training.log import Log, read_log
         from training.stats import stats
 
         mark = _mark(path)
-        if self._log is None or self._log[0] != mark:
-            log = read_log(path) if path.exists() else Log(path, (), (), 0, False)
-            self._log = mark, log, stats(log)
+        if self._log is None or self._log[0] != mark or self._log[2] is not None:
+            log, unread = Log(path, (), (), 0, False), None
+            if mark is not None:
+                try:
+                    log = read_log(path)
+                except FeedbackError as error:
+                    unread = error.message
+            self._log = mark, log, unread, stats(log)
         return self._log[1:]
 
     def _found(self) -> Found:

@@ -260,6 +260,11 @@ def no_swarm(run: Run) -> NoSwarmError:
     return NoSwarmError("this home belongs to no swarm", f"found one: {found}")
 
 
+def way_back(run: Run) -> str | None:
+    """The command line that goes back to an earlier adapter version; none in a swarm, whose members share one."""
+    return None if places(run).is_member else run.spell("adapter", "rollback")
+
+
 def ask(run: Run, command: str, *, patience_s: float = 10.0, **arguments: Any) -> dict[str, Any]:
     """Asks this home's running node.
 

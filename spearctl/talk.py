@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from spearctl import signals
+from spearctl import sharing, signals, swarm
 from spearctl.conversation import REVISIONS, Conversation, Phase, Said
 from spearctl.errors import UsageError
 from spearctl.learner import Learner
@@ -28,7 +28,7 @@ HELP = """\
 Enter        no verdict
 /undo        takes the last verdict back
 /new         forgets the conversation, and begins another
-/system TEXT what the model is told first; "" for nothing, no TEXT to see it
+/system TEXT what the model is told first; "" for the home's own, no TEXT to see
 /adapter     which adapter answers
 /log         where verdicts go, and how many
 /quit        leaves, as Ctrl-D does; Ctrl-C stops an answer
@@ -71,7 +71,7 @@ class Talk:
         self._voice = voice
         self._screen = screen
         self._limit = limit
-        self._in_use = ready.history.current
+        self._began_with = self._in_use()
         self._conversation = Conversation(self._fits, self._has_spare, system=system)
         self._orders: Mapping[str, Callable[[str], None]] = {
             "help": lambda words: screen.show(HELP),
@@ -194,7 +194,7 @@ class Talk:
         entry = self._conversation.last_noted
         if entry is None:
             raise UsageError("no verdict of this chat is left to take back", "older ones: feedback forget ID")
-        was_there = retract(self._log, entry)
+        was_there = self._log.exists() and retract(self._log, entry)  # it may have been moved away meanwhile
         (attempt,) = entry.attempts
         is_trained = was_there and attempt_key(entry.id, attempt) in self._ready.history.trained()
         open_again = self._conversation.undone()
@@ -210,7 +210,8 @@ class Talk:
             judge_anew=open_again,
         )
         if is_trained:
-            self._screen.tell("note", f"what was learned from it stays: {self._run.spell('adapter', 'rollback')}")
+            back = swarm.way_back(self._run)
+            self._screen.tell("note", f"what was learned from it stays{f'; to go back: {back}' if back else ''}")
         if open_again:
             self._screen.tell("note", f"judge it anew: “{clip(attempt.completion, _CLIP)}”")
 
@@ -225,17 +226,22 @@ class Talk:
         self._screen.show(f"told first: {told}" if told else "told first: what the home and the model say themselves")
 
     def _adapter(self, words: str) -> None:
-        text = f"adapter {self._ready.adapter}"
-        now = self._ready.history.current
-        if now != self._in_use:
-            text += f"; {now} is in use by now: leave and start again to talk to it"
+        text, now = f"adapter {self._ready.adapter}", self._in_use()
+        if now != self._began_with:
+            name = now[0] if now[0] != self._began_with[0] else "more that was learned here"
+            text += f"; {name} is in use by now: leave and start again to talk to it"
         self._screen.show(text)
 
+    def _in_use(self) -> tuple[str, str]:
+        """What the home uses, and the last version that it made of that: in a swarm there may be a newer one."""
+        current = self._ready.history.current
+        return sharing.in_use(self._run, self._run.config(), current), current
+
     def _where(self, words: str) -> None:
-        log = read_log(self._log)
+        entries = read_log(self._log).entries if self._log.exists() else ()
         tally = self.tally
         self._screen.show(
-            f"{tilde(self._log)}: {count(len(log.entries), 'entry', 'entries')};"
+            f"{tilde(self._log)}: {count(len(entries), 'entry', 'entries')};"
             f" from this chat {tally.right} right, {tally.wrong} wrong"
         )
 

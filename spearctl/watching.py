@@ -36,6 +36,8 @@ DEFAULT_INTERVAL_S = 2.0
 SHORTEST_INTERVAL_S = 0.2
 LONGEST_INTERVAL_S = 3600.0
 SETTLE_S = 0.5
+COLUMNS, ROWS = 80, 24
+"""Of a terminal that does not know its size, such as one on a serial line."""
 BAR_CELLS = 16
 NAME_CELLS = 16
 STATES = {"linked": "linked", "away": "away", "banned": "banned", "revoked": "revoked", "equivocator": "shut out"}
@@ -265,7 +267,8 @@ def _view(run: Run, page: Page, interval_s: float) -> None:
 def _paint(page: Page, frame: WatchResult) -> None:
     """Writes a frame over the one before."""
     # Not what LINES and COLUMNS say: a shell that exports them does so once.
-    page.size = columns, rows = os.get_terminal_size(sys.stdout.fileno())
+    told = os.get_terminal_size(sys.stdout.fileno())
+    page.size = columns, rows = told.columns or COLUMNS, told.lines or ROWS
     with page.capture() as capture:
         frame.render(page)
     lines = capture.get().rstrip("\n").split("\n")

@@ -54,6 +54,13 @@ INSERT INTO current VALUES (1, NULL);
 """
     + _SINCE_1
 )
+_HINTS = {
+    sqlite3.SQLITE_FULL: "free some disk space and try again",
+    sqlite3.SQLITE_IOERR: "look at the disk: is it full or failing, or are files limited in size (ulimit -f)?",
+    sqlite3.SQLITE_READONLY: "make it writable for you, or choose another home: --home DIR",
+    sqlite3.SQLITE_CANTOPEN: "see that its folder is there, and let yourself read and write both",
+    sqlite3.SQLITE_BUSY: "another process is writing to it; try again",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +333,7 @@ class History:
     def _row(self, statement: str) -> Any:
         found = self._rows(statement)
         if not found:
-            raise _damaged(self.path, ValueError("a row that is always there is missing"))
+            raise _failed(self.path, ValueError("a row that is always there is missing"))
         return found[0]
 
     def _run(self, statement: str, *values: object) -> None:
@@ -350,7 +357,7 @@ class _Guard:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, sqlite3.Error | ValueError):
-            raise _damaged(self._path, error) from error
+            raise _failed(self._path, error) from error
 
 
 class _transaction:
@@ -392,7 +399,7 @@ def _name(number: int | None) -> str:
     return BASE if number is None else f"local:{number}"
 
 
-def _damaged(path: Path, error: Exception) -> StoreError:
-    hints = {"full": "free some disk space and try again", "locked": "another process is writing to it; try again"}
+def _failed(path: Path, error: Exception) -> StoreError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says more than there is advice for
     otherwise = "restore it from a backup, or see what else there is to do: spearctl doctor"
-    return StoreError(f"{path}: {error}", next((hints[word] for word in hints if word in str(error)), otherwise))
+    return StoreError(f"{path}: {error}", _HINTS.get(code, otherwise))

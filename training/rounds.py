@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from training import lora
+from training.adapters import Adapter
 from training.faults import reach
 from training.history import History, NewVersion
 from training.holdout import HoldOut, Judgement
@@ -103,7 +104,7 @@ def run_round(
     hold_out: HoldOut | None = None,
     notify: Notify = lambda phase, done, total: None,
 ) -> RoundReport:
-    """Runs one round from the current adapter version and keeps the new one.
+    """Runs one round from the current adapter version, keeps the new one, and returns the report that was recorded.
 
     The model must carry the current version. When anything raises before the round is recorded, ``Interrupted`` out of
     ``notify`` included, the model's adapter is put back and nothing is kept.
@@ -117,9 +118,6 @@ def run_round(
         hold_out: Judges the update before it becomes a version. One that loses is discarded, and what people said in
             it is used up: history tells the reason.
         notify: Called at safe points; may raise.
-
-    Returns:
-        The report that was also recorded.
     """
     started = time.monotonic()
     before = lora.get_adapter(lm.network)
@@ -130,21 +128,15 @@ def run_round(
         tally = Tally()
         traces = _gather(lm, draw, config, number, tally, notify)
         reach("round.after-play")
-        trim()
         played_at = time.monotonic()
-        learned, judgement = _learn(lm, traces, pool, config, number, hold_out, notify)
+        learned, judgement = _learn(lm, before, traces, pool, config, number, hold_out, notify)
         reach("round.after-update")
-        version, parent = None, history.current
-        if judgement.reason is not None:
-            lora.set_adapter(lm.network, before)
-        elif learned.steps:
-            # Others weigh a version by what it won; what was won before is no news.
-            news = max(1, learned.wins - len(draw.replays))
-            version = store.write(lora.get_adapter(lm.network), parent=parent, wins=news)
+        is_kept = learned.steps > 0 and judgement.reason is None
+        version = _write(lm, store, history.current, learned.wins - len(draw.replays)) if is_kept else None
         # Where no step was taken nothing was learned from what people said: it stays for a round that has wins.
         used = draw if learned.steps else replace(draw, told=())
+        adapter = f"local:{version.number}" if version else history.current
         times = _Times(started, played_at, time.monotonic())
-        adapter = f"local:{version.number}" if version else parent
         report = _report(number, adapter, draw, tally, learned, judgement, pool, times)
         _record(history, report, version, used)
     except BaseException:
@@ -156,6 +148,7 @@ def run_round(
 
 def _learn(
     lm: LanguageModel,
+    start: Adapter,
     traces: list[Trace],
     pool: Pool,
     config: RoundConfig,
@@ -163,13 +156,21 @@ def _learn(
     hold_out: HoldOut | None,
     notify: Notify,
 ) -> tuple[UpdateReport, Judgement]:
-    """Updates the model's adapter, and says whether that may be kept."""
+    """Updates the model's adapter, and says whether that may be kept; puts it back where it may not."""
     before = hold_out.scores(lm, notify=notify) if hold_out is not None else None
     settings = replace(config.update, seed=_seed(config.seed, number, 2))
     learned = update(lm, traces, settings, rates=pool.answer_rates(), notify=notify)
     if hold_out is None or before is None or not learned.steps:
         return learned, Judgement(0, 0.0, 1.0, None)
-    return learned, hold_out.judge(before, hold_out.scores(lm, notify=notify))
+    judgement = hold_out.judge(before, hold_out.scores(lm, notify=notify))
+    if judgement.reason is not None:
+        lora.set_adapter(lm.network, start)
+    return learned, judgement
+
+
+def _write(lm: LanguageModel, store: AdapterStore, parent: str, news: int) -> NewVersion:
+    """Puts what was learned on disk. Others weigh a version by what it won; what was won before is no news."""
+    return store.write(lora.get_adapter(lm.network), parent=parent, wins=max(1, news))
 
 
 def _record(history: History, report: RoundReport, version: NewVersion | None, used: Draw) -> None:
@@ -189,6 +190,7 @@ def _gather(
     sampling = replace(config.play.sampling, seed=_seed(config.seed, number, 1))
     traces = told_traces(lm, (*draw.told, *draw.replays), tally)
     traces += play(lm, draw.plays, replace(config.play, sampling=sampling), tally, notify=notify)
+    trim()
     return _capped(traces, config.max_lose_ratio, _seed(config.seed, number, 3))
 
 

@@ -11,6 +11,8 @@ import os
 import shutil
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from training.adapters import (
     Adapter,
     AdapterShape,
@@ -73,7 +75,7 @@ class AdapterStore:
         if adapter_digest(adapter) != version.sha256:
             raise StoreError(
                 f"adapter {name} is damaged: its bytes are not the ones that were saved",
-                "go back to an earlier version: spearctl adapter rollback",
+                "choose another version (spearctl adapter list), or go back: spearctl adapter rollback",
             )
         self._shape.check(adapter)
         return adapter
@@ -93,10 +95,11 @@ class AdapterStore:
             reach("store.after-write")
             os.rename(scratch, target)
             _flush(self._folder)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             shutil.rmtree(scratch, ignore_errors=True)
+            reason = getattr(error, "strerror", None) or str(error)
             raise StoreError(
-                f"{target}: the adapter cannot be written: {error.strerror}", "free some disk space, then train again"
+                f"{target}: the adapter cannot be written: {reason}", "free some disk space, then train again"
             ) from error
         reach("store.after-rename")
         size = sum(path.stat().st_size for path in target.iterdir())

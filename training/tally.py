@@ -93,7 +93,7 @@ class Tally:
             if share >= _SAME_SHARE and share > max(rates.get(kind, {}).values(), default=0.0) + 0.1:
                 lines.append(
                     f"collapse: {share:.0%} of {total} {kind} answers are {answer!r}; more rounds reinforce it."
-                    " Go back (spearctl adapter rollback), or add feedback with other right answers"
+                    " Add feedback with other right answers, or, outside of a swarm, go back: spearctl adapter rollback"
                 )
         changed = self.changed_share
         if changed is not None and changed < _CHANGED_SHARE:

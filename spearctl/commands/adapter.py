@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Column
 
-from spearctl import sharing, swarm
+from spearctl import shapes, sharing, swarm
 from spearctl.command import command, group
 from spearctl.errors import UsageError
 from spearctl.output import Page, Result
@@ -174,7 +174,7 @@ def in_swarm(head_round: int, *, is_ahead: bool) -> str:
 def _swarm_name(run: Run) -> str | None:
     """The swarm that decides what this home uses; none where it belongs to none, or to one with another model."""
     genesis = swarm.genesis(run)
-    return genesis.name if genesis is not None and sharing.fits(genesis, run.config()) else None
+    return genesis.name if genesis is not None and shapes.fits(genesis, run.config()) else None
 
 
 def _check_choice(run: Run) -> None:

@@ -18,7 +18,7 @@ from spearctl import sharing, signals
 from spearctl.command import command, group
 from spearctl.commands.eval import constant, figures, spread
 from spearctl.commands.init import chosen_profile
-from spearctl.learner import Learner, Phases, learner
+from spearctl.learner import Learner, Loaded, Phases, learner
 from spearctl.output import Page, Result
 from spearctl.rehearsal import Device, agree, devices, learn_from
 from spearctl.rounds import round_figures, train_round
@@ -29,7 +29,6 @@ from training.errors import Interrupted
 if TYPE_CHECKING:
     from training.evaluate import Answered, Evaluation
     from training.history import History
-    from training.models import LanguageModel
     from training.rounds import RoundReport
     from training.store import AdapterStore
 
@@ -166,13 +165,13 @@ def _demo(run: Run, made: list[Device], rounds: int, seed: int) -> DemoResult:
         first = made[0]
         with learner(first.run, first.config) as ready:
             run.say(f"asking {count(len(test), 'question')} before any training")
-            before, model = asked(ready, "before"), ready.lm
+            before, loaded = asked(ready, "before"), ready.loaded
         try:
             for index in range(rounds):
-                turns.append(_turn(run, made, index, rounds, model, stop, phases))
+                turns.append(_turn(run, made, index, rounds, loaded, stop, phases))
         except Interrupted:
             stop.raise_if_asked()
-        with learner(made[-1].run, made[-1].config, model=model) as ready:
+        with learner(made[-1].run, made[-1].config, loaded=loaded) as ready:
             after, profile = asked(ready, "after"), ready.profile.name
         nodes = tuple(_node(device.name, status) for device, status in zip(made, agree(made, 0), strict=True))
     seconds = time.monotonic() - started
@@ -185,7 +184,7 @@ def _turn(
     made: list[Device],
     index: int,
     rounds: int,
-    model: LanguageModel,
+    loaded: Loaded,
     stop: signals.Stop,
     phases: Phases,
 ) -> Turn:
@@ -204,7 +203,7 @@ def _turn(
     with History(device.run.home.history_path) as history:
         played = history.plays()
     pool = Pool(read_log(device.run.home.feedback_path).entries, trained=frozenset(), played=played)
-    with learner(device.run, device.config, hand_over=hand_over, model=model) as ready:
+    with learner(device.run, device.config, hand_over=hand_over, loaded=loaded) as ready:
         report = train_round(ready, device.config, pool, index, rounds, stop, phases)
         hand_over(ready.store, ready.history)
     run.say(f"turn {index + 1}, {device.name}: {round_figures(report)}")

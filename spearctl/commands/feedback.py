@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from spearctl import swarm
 from spearctl.command import command, group
 from spearctl.entries import make_attempt, make_check, make_entry
 from spearctl.errors import UsageError
@@ -135,14 +136,15 @@ class Forgotten(Result):
     log: Path
     ids: tuple[str, ...]
     lines: int
-    rollback_line: str
+    rollback_line: str | None
 
     def data(self) -> Mapping[str, Any]:
         return {"log": self.log, "ids": self.ids, "lines": self.lines}
 
     def render(self, console: Page) -> None:
         console.print(f"Forgot {', '.join(self.ids)}: {count(self.lines, 'line')} removed from {tilde(self.log)}")
-        console.print(f"What was learned from it already stays in the adapters; to go back: {self.rollback_line}")
+        back = f"; to go back: {self.rollback_line}" if self.rollback_line is not None else ""
+        console.print(f"What was learned from it already stays in the adapters{back}")
 
 
 @command(commands, "add")
@@ -273,7 +275,7 @@ def forget(
             f"no entry of {tilde(log)} has the id {unknown[0]!r}", "nothing was removed; ids are in the log"
         )
     run.confirm(f"Forget {count(len(ids), 'entry', 'entries')} for good?", yes=yes)
-    return Forgotten(log, tuple(ids), remove(log, ids), run.spell("adapter", "rollback"))
+    return Forgotten(log, tuple(ids), remove(log, ids), swarm.way_back(run))
 
 
 def _known_entry(run: Run, name: str | None) -> Entry | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spearctl import card, sharing, swarm
+from spearctl import card, shapes, sharing, swarm
 from spearctl.command import command, group
 from spearctl.config import Config
 from spearctl.errors import UsageError
@@ -195,7 +195,7 @@ def _check_reach(used: Adapter, adapter: Adapter) -> None:
 
     from p2p.grid import FURTHEST
 
-    furthest = float(np.abs(sharing.flat(adapter) - sharing.flat(used)).max())
+    furthest = float(np.abs(shapes.flat(adapter) - shapes.flat(used)).max())
     if furthest > FURTHEST:
         raise UsageError(
             f"a value of the adapter is {furthest:g} away from what the swarm uses, where {FURTHEST:g} is the limit",

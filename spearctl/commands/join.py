@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from spearctl import parting, serving, sharing, swarm
+from spearctl import parting, serving, shapes, sharing, swarm
 from spearctl.command import command, group
 from spearctl.config import Config
 from spearctl.errors import UsageError
@@ -168,10 +168,10 @@ def enter(run: Run, config: Config, ticket: Ticket, who: Identity, *, timeout_s:
         membership = asyncio.run(joining.join(ticket, who, config.name, timeout_s=timeout_s, say=run.detail))
         genesis, learned, is_news = membership.genesis, None, True
         known = parting.known(run, genesis.hash)
-        if sharing.fits(genesis, config) and known is not None:
-            is_news = sharing.bring_back(run, config, sharing.shape_of(genesis), known)
-        elif sharing.fits(genesis, config):
-            learned = sharing.luggage(run, config, sharing.shape_of(genesis))
+        if shapes.fits(genesis, config) and known is not None:
+            is_news = sharing.bring_back(run, config, shapes.shape_of(genesis), known)
+        elif shapes.fits(genesis, config):
+            learned = sharing.luggage(run, config, shapes.shape_of(genesis))
         else:
             with History(run.home.history_path) as history:
                 sharing.stay_behind(run, history)
@@ -277,7 +277,7 @@ def _result(
         genesis=genesis.hash.hex(),
         joined=joined,
         stays=stays,
-        fits=sharing.fits(genesis, config),
+        fits=shapes.fits(genesis, config),
         had_learned=had_learned,
         running=True,
         next_lines=(run.spell("status"), run.spell("train")),

@@ -100,7 +100,7 @@ class StatusResult(Result):
     def _feedback(self) -> str:
         counts = self.now.counts
         if not counts.entries:
-            return "none yet"
+            return "none yet" if self.now.unread is None else "cannot be read"
         checks = sum(counts.checks.values())
         parts = [count(counts.entries, "entry", "entries"), f"{checks:,} with a check" if checks else ""]
         if counts.attempts_right or counts.attempts_wrong:
@@ -150,6 +150,8 @@ def _checked(interval: float | None) -> float:
 
 
 def _next_line(run: Run, now: Snapshot) -> str | None:
+    if now.unread is not None:
+        return None
     if not now.counts.entries:
         return run.spell("feedback", "add", "--help")
     return None if now.learning.rounds else run.spell("train")

@@ -104,21 +104,22 @@ def up(
             run.say(f"--prometheus counts when a node starts; to start this one again: {again}")
         return result(run, started=False)
     if detach:
-        words = ["--no-listen"] if no_listen else ["--listen", listen] if listen else []
-        words += [word for address in advertise or [] for word in ("--advertise", address)]
-        words += ["--lan"] if lan else []
-        serving.start(run, words + (["--prometheus", str(scraped)] if scraped else []))
+        where = ["--no-listen"] if no_listen else ["--listen", listen] if listen else []
+        others = [word for address in advertise or [] for word in ("--advertise", address)]
+        more = [*(["--lan"] if lan else []), *(["--prometheus", str(scraped)] if scraped else [])]
+        serving.start(run, [*where, *others, *more])
         return result(run, started=True)
     told: list[UpResult] = []
-
-    def ready(node: Node) -> None:
-        name, address = node.member.context.genesis.name, next(iter(node.advertised), None)
-        told.append(UpResult(True, True, os.getpid(), address, name, run.spell("status")))
-        serving.announce(run, told[-1])
-
     with metrics.serving(run, scraped):
-        serving.serve(run, config, reached, ready)
+        serving.serve(run, config, reached, lambda node: _ready(run, node, told))
     return replace(told[-1], running=False, pid=None)
+
+
+def _ready(run: Run, node: Node, told: list[UpResult]) -> None:
+    """Says that a node runs here, which it may do again in another swarm."""
+    name, address = node.member.context.genesis.name, next(iter(node.advertised), None)
+    told.append(UpResult(True, True, os.getpid(), address, name, run.spell("status")))
+    serving.announce(run, told[-1])
 
 
 def result(run: Run, *, started: bool) -> UpResult:

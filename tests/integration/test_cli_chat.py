@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from spearctl.home import Home
 from tests.chatting import ASK, JUDGE, Chat, chatting
 from tests.cli import Cli
 from tests.homes import make_template, write_profile
+from tests.swarms import homes, invite
 from tests.tiny import make_parrot
 from training.feedback import Attempt, Entry
 from training.history import History
@@ -143,7 +145,43 @@ def test_train_learns_from_a_chat_and_the_chat_tells_of_it(device: Cli) -> None:
         chat.type("/adapter")
         chat.wait_for("adapter base; local:1 is in use by now", ASK)
         chat.type("/undo")
-        chat.wait_for("what was learned from it stays: spearctl adapter rollback", JUDGE)
+        chat.wait_for("what was learned from it stays; to go back: spearctl adapter rollback", JUDGE)
+
+
+def test_a_member_is_told_of_what_is_shared_and_of_no_version_to_go_back_to(parrot: Home, tmp_path: Path) -> None:
+    with homes(tmp_path, parrot, "anna") as (anna,):
+        invite(anna)
+        with chatting(anna.folder, "--home", str(anna.home.root)) as chat:
+            chat.wait_for("adapter round:0", "> ")
+            ask(chat, "One?")
+            chat.type("+")
+            chat.wait_for(ASK)
+            chat.type("/adapter")
+            assert "in use" not in chat.wait_for("adapter round:0", ASK)
+            assert anna.data("train", "--rounds", "1")["rounds"][0]["wins"] == 1
+            chat.type("/adapter")
+            chat.wait_for("adapter round:0; more that was learned here is in use by now", ASK)
+            chat.type("/undo")
+            chat.wait_for("what was learned from it stays\r\n", JUDGE)
+        assert anna("feedback", "add", "--prompt", "p", "--check", "exact", "--expect", "x", "--id", "e").code == 0
+        assert anna("feedback", "forget", "e", "--yes").out.endswith("already stays in the adapters\n")
+
+
+def test_a_log_that_was_moved_away_stops_nothing(device: Cli) -> None:
+    with chatting(device.folder) as chat:
+        chat.wait_for("> ")
+        ask(chat, "One?")
+        chat.type("+")
+        chat.wait_for(ASK)
+        device.home.feedback_path.rename(device.folder / "moved.jsonl")
+        chat.type("/log")
+        chat.wait_for("0 entries; from this chat 1 right, 0 wrong", ASK)
+        chat.type("/undo")
+        chat.wait_for("that verdict is not in the log any more", "judge it anew", JUDGE)
+        chat.type("+")
+        chat.wait_for("noted as right", ASK)
+    (entry,) = entries(device)
+    assert entry.prompt == "One?"
 
 
 def test_orders_and_what_is_none(device: Cli) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -150,6 +152,21 @@ def test_status_shows_the_last_rounds_with_their_figures(cli: Cli) -> None:
     assert "7 rounds, the last one" in text
     assert "local:7 (7 versions learned)" in text
     assert "! collapse: too many said no" in text
+
+
+@pytest.mark.parametrize(("make", "what"), [(Path.mkdir, "a folder"), (os.mkfifo, "a pipe or a device")])
+def test_status_of_a_home_whose_log_is_none_shows_all_else(cli: Cli, make: Callable[[Path], None], what: str) -> None:
+    home = cli.make_home()
+    learn(home, rounds=1)
+    home.feedback_path.unlink()
+    make(home.feedback_path)
+    home.feedback_path.chmod(0o700)
+    outcome = cli("status")
+    assert outcome.code == 0
+    assert f"! {home.feedback_path} is {what}, not a file; nothing can be learned from it" in outcome.out
+    assert "feedback  cannot be read" in outcome.out
+    assert "local:1" in outcome.out
+    assert "Next:" not in outcome.out
 
 
 def test_status_reports_bad_lines_contradictions_and_open_permissions(cli: Cli) -> None:

@@ -135,6 +135,28 @@ def test_a_reader_that_went_away_is_no_error(cli: Cli, words: tuple[str, ...]) -
     assert done.returncode == 128 + signal.SIGPIPE
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+@pytest.mark.parametrize(
+    "words", [("status",), ("status", "--json"), ("status", "--watch", "--json"), ("nonsense", "--json")]
+)
+def test_a_result_that_cannot_be_written_is_told_on_stderr(cli: Cli, words: tuple[str, ...]) -> None:
+    cli.make_home()
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "spearctl", *words],
+            cwd=cli.folder,
+            env=clean_environment(cli.folder),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    error, hint = done.stderr.splitlines()
+    assert error == "error: standard output cannot be written to: No space left on device"
+    assert hint.startswith("hint: look at the free space")
+    assert done.returncode == 9
+
+
 def test_a_converted_log_on_stdout_is_the_log_and_nothing_else(cli: Cli) -> None:
     source = cli.folder / "trl.jsonl"
     rows = '{"prompt": "p\\u2028q", "completion": "\\u00e9", "label": true}\njunk\n'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from pexpect import fdpexpect
 
 from spearctl.home import Home
 from tests.cli import Cli, clean_environment
@@ -144,6 +146,23 @@ def test_it_follows_the_size_of_the_terminal(pair: list[Device]) -> None:
         window.resize(110, 40)
         screen = shows(window, "TRAINED ")
         assert not [line for line in screen if "taller" in line]
+
+
+def test_a_terminal_that_does_not_know_its_size_is_taken_for_a_usual_one(anna: Device) -> None:
+    ours, theirs = pty.openpty()  # of no rows and no columns
+    environ = clean_environment(anna.folder)
+    process = subprocess.Popen(words(anna), stdin=theirs, stdout=theirs, stderr=theirs, env=environ, cwd=anna.folder)
+    os.close(theirs)
+    screen = fdpexpect.fdspawn(ours, timeout=60)
+    try:
+        screen.expect(rb"anna  \d\d:\d\d:\d\d, every 0\.2 s.*training.*none yet.*\x1b\[H")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        assert b"taller" not in screen.after
+    finally:
+        process.kill()
+        process.wait()
+        screen.close()
 
 
 def test_it_shows_what_is_on_the_disk_and_then_what_the_node_says(anna: Device) -> None:

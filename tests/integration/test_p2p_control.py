@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +315,22 @@ async def test_a_claimed_home_is_one_nodes_and_answers_nobody_yet(path: Path) ->
     await first.close()  # it cannot be reached after all
     async with serving(path):
         assert is_running(path)
+
+
+def test_a_node_for_which_as_many_wait_as_may_is_running_and_is_waited_for(path: Path) -> None:
+    path.parent.mkdir(mode=0o700)
+    with ExitStack() as stack:
+        busy = stack.enter_context(socket.socket(socket.AF_UNIX))
+        busy.bind(str(path))
+        busy.listen(0)
+        with suppress(BlockingIOError):
+            while True:
+                client = stack.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                client.connect(str(path))
+        assert is_running(path)
+        with pytest.raises(NetworkError, match="did not answer within"):
+            ask(path, "echo", {}, 0.2)
 
 
 @in_loop

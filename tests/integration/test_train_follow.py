@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from spearctl.budget import Watch
+from spearctl.following import Feed, Follow, Follower
+from spearctl.learner import Phases
+from spearctl.options import GlobalOptions
+from spearctl.rounds import Rounds
+from spearctl.run import Run
+from spearctl.signals import Stop
 from tests.cli import Cli
 from tests.faults.trainer import training
-from tests.homes import Entry, assert_sound, assert_tidy, told, winnable
+from tests.homes import Entry, assert_sound, assert_tidy, told, winnable, write_profile
 from training.history import History
 from training.holdout import is_held_out
 from training.parsing import parse_entry
@@ -71,6 +80,46 @@ def test_other_commands_have_the_home_between_rounds(device: Cli) -> None:
         trainer.wait_for_line("following")
     with History(device.home.history_path) as history:
         assert [version.parent for version in history.versions()] == ["base", "base"]
+
+
+def test_a_home_that_is_locked_is_told_once(device: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    device.log(*told(3))
+    run = Run("train", GlobalOptions(home=device.home.root))
+    rounds = Rounds(run, run.config(), Watch(run, None), keep=False)
+    with closing(Feed(device.home.feedback_path)) as feed, device.home.training_lock("eval"), Phases(run) as phases:
+        feed.look()
+        follower = Follower(run, feed, Follow(held_out=0.0), rounds, None)
+        record = json.loads(device.home.lock_path.read_text())
+        for day in range(1, 4):  # so that it is said otherwise each time for how long
+            device.home.lock_path.write_text(json.dumps({**record, "since": f"2026-01-0{day}T10:00:00+00:00"}))
+            assert not follower._learn(Stop(), phases)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"is in use: process {os.getpid()} (eval) took it" in line
+    assert line.endswith("; waiting for it to end")
+
+
+def test_a_profile_that_is_changed_meanwhile_is_for_the_next_run(device: Cli, tmp_path: Path) -> None:
+    device.log(*told(3))
+    profile = write_profile(tmp_path / "mine.toml")
+    words = ("--follow", "--batch", "3", "--held-out", "0", "--rounds", "2", "--profile", str(profile))
+    with training(device.home, *words) as trainer:
+        trainer.wait_for_line("following")
+        profile.write_text("half of a pro")
+        device.log(*told(6)[3:])
+        trainer.wait_for_line("round 2: 3 judged by people")
+        assert trainer.end() == 0
+    assert device("train", "--profile", str(profile), "--again").code == 4
+
+
+def test_what_comes_next_is_not_foretold(device: Cli) -> None:
+    device.log(*told(3))
+    words = ("--follow", "--batch", "3", "--held-out", "0", "--rounds", "2")
+    with training(device.home, *words, point="round.after-play", times=2) as trainer:
+        trainer.wait_for_line("following")
+        device.log(*told(6)[3:])
+        trainer.wait_for("round.after-play")
+        progress = device("status", "--json").envelope["data"]["training"]["progress"]
+    assert (progress["round"], progress["left_s"]) == (2, None)
 
 
 def test_an_update_that_makes_held_out_answers_worse_is_discarded(device: Cli) -> None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from p2p.errors import P2PError
 from p2p.grid import Wide
-from p2p.records import Certificate, Record, sign_record
+from p2p.records import Certificate, Header, Record, sign_record
 from p2p.wire import read_message
 from tests.simulation.device import Device
 from tests.simulation.evidence import Evidence
@@ -238,9 +238,24 @@ class World:
         ]
         # Where nobody can be spared, one delta that got lost with a disk ends the clock for good.
         quorum = self.plan.genesis.quorum
-        if waiting and len(signing) > quorum + (quorum > 1):
+        spared = max(len(self._losers(signing)), 1) if quorum > 1 else 0
+        if waiting and len(signing) > quorum + spared:
             return f"{waiting} could share what they learned"
         return None
+
+    def _losers(self, members: Sequence[Device]) -> set[bytes]:
+        """Authors of deltas that can never enter the set: their payload, or that of one they cite, is on no disk."""
+        headers: dict[bytes, Header] = {}
+        for device in members:
+            assert device.member is not None
+            replica = device.member.context.replica
+            headers |= {id: replica.header(id) for id in replica._pending}
+        disks = [device.disk for device in self.devices if device.is_up]
+        lost = {id for id, header in headers.items() if not any(disk.has_blob(header.payload) for disk in disks)}
+        lost = {id for id in lost if not headers[id].is_null}
+        while more := {id for id, header in headers.items() if id not in lost and not lost.isdisjoint(header.parents)}:
+            lost |= more
+        return {headers[id].author for id in lost}
 
     def _is_stranger(self, device: Device, members: Sequence[Device]) -> bool:
         """Whether nobody listens to a member: who let it in is accused, and nobody else heard of it in time."""

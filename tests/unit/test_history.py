@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.disk import full
 from training import faults
 from training.errors import StoreError, UnknownAdapterError
 from training.history import History, NewVersion
@@ -298,3 +299,26 @@ def test_bytes_that_flipped_anywhere_raise_nothing_else(tmp_path: Path, seed: in
 def test_a_folder_in_its_place_is_a_store_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError):
         History(tmp_path)
+
+
+def test_a_disk_that_takes_no_more_is_not_called_damage(history: History) -> None:
+    commit(history)
+    before = everything(history)
+    with full(history.path.stat().st_size + 1000), pytest.raises(StoreError, match="disk I/O error") as caught:
+        commit(history, report={"health": ["x" * 100_000]})
+    assert caught.value.hint is not None
+    assert "is it full" in caught.value.hint
+    assert "backup" not in caught.value.hint
+    assert everything(history) == before
+    assert commit(history) == "local:2"
+
+
+def test_what_another_process_writes_to_is_not_called_damage(history: History) -> None:
+    other = sqlite3.connect(history.path)
+    other.execute("BEGIN IMMEDIATE")
+    history._db.execute("PRAGMA busy_timeout = 0")
+    with pytest.raises(StoreError, match="locked") as caught:
+        commit(history)
+    assert caught.value.hint == "another process is writing to it; try again"
+    other.close()
+    assert commit(history) == "local:1"

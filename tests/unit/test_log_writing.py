@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import training.log
+from tests.disk import full
 from training.checks import Choice, Json, Number
 from training.errors import FeedbackError
 from training.feedback import Attempt, Entry, Message, merge
@@ -148,13 +148,8 @@ def test_a_disk_that_fills_up_in_the_middle_leaves_the_log_as_it_was(tmp_path: P
     path = tmp_path / "log.jsonl"
     append(path, [entry("before")])
     before = path.read_bytes()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, hard))  # the kernel takes 100 bytes, then refuses
-    try:
-        with pytest.raises(FeedbackError) as caught:
-            append(path, [entry(str(number)) for number in range(50)])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full(len(before) + 100), pytest.raises(FeedbackError) as caught:
+        append(path, [entry(str(number)) for number in range(50)])
     assert os.strerror(errno.EFBIG) in caught.value.message
     assert path.read_bytes() == before
 

@@ -177,6 +177,23 @@ def test_clients_that_say_nothing_take_no_more_than_their_places_and_are_ended(
     assert b"spearctl_head_round 12.0" in answer
 
 
+def test_clients_for_whom_no_thread_can_be_had_take_no_place_for_good(
+    server: metrics._Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(timer: threading.Timer) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Timer, "start", refuse)
+        for _ in range(metrics.MOST_CLIENTS):
+            with dial(server) as client:
+                assert client.recv(1) == b""
+    answer = b""
+    while not answer:  # the last place may not be free yet
+        answer = scrape(server)
+    assert b"spearctl_head_round 12.0" in answer
+
+
 @pytest.mark.parametrize("said", [b"\r\n\r\n", b"\x16\x03\x01" * 99 + b"\r\n\r\n", b"POST / HTTP/1.0\r\n\r\n"])
 def test_nonsense_is_refused_and_the_next_client_is_answered(server: metrics._Server, said: bytes) -> None:
     with dial(server) as client:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import msgspec
 import psutil
 import pytest
 from hypothesis import given
@@ -90,18 +89,27 @@ def test_what_a_killed_trainer_left_is_not_taken_for_one_that_runs(home: Home) -
             process.send_signal(signal.SIGKILL)
     assert home.progress_path.exists()
     assert read(home, home.holder()) is None
-    assert read(home, holder) is None  # even if something else held the lock under that number
     assert read(home, me()) is None
 
 
 def test_another_process_with_the_same_number_is_not_the_trainer(home: Home) -> None:
-    started_s = psutil.Process().create_time()
-    record = Pace(pid=os.getpid(), started_s=started_s, round=1, rounds=2, began_s=0.0)
-    home.progress_path.write_bytes(msgspec.json.encode(record))
-    assert read(home, me()) == record
-    assert read(home, Holder(os.getppid(), "train", "")) is None
-    home.progress_path.write_bytes(msgspec.json.encode(msgspec.structs.replace(record, started_s=started_s - 60)))
-    assert read(home, me()) is None
+    with home.training_lock("train"):
+        PaceWriter(home, 2).begin()
+        holder = home.holder()
+        found = read(home, holder)
+    assert holder is not None
+    assert found is not None
+    assert (found.pid, found.since) == (os.getpid(), holder.since)
+    assert read(home, Holder(os.getppid(), "train", holder.since)) is None
+    assert read(home, Holder(os.getpid(), "profile tune", "2026-11-23T10:00:00+00:00")) is None
+
+
+def test_a_clock_that_is_set_meanwhile_changes_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    with home.training_lock("train"):
+        PaceWriter(home, 2).begin()
+        boot_s = psutil.boot_time()
+        monkeypatch.setattr("psutil._psplatform.boot_time", lambda: boot_s + 86_400)  # it counts back from the clock
+        assert read(home, home.holder()) is not None
 
 
 @pytest.mark.parametrize("junk", [b"", b"{", b"[]", b'{"pid":"x"}', b"\xff\xfe", b'{"pid":-1}'])
@@ -111,7 +119,7 @@ def test_a_file_that_cannot_be_read_says_nothing(home: Home, junk: bytes) -> Non
 
 
 def at(round: int, rounds: int | None, *seconds: float) -> Pace:
-    return Pace(pid=1, started_s=0.0, round=round, rounds=rounds, began_s=100.0, seconds=seconds)
+    return Pace(pid=1, round=round, rounds=rounds, began_s=100.0, seconds=seconds)
 
 
 def test_what_is_left_is_the_rest_of_this_round_and_the_rounds_after_it() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,13 @@ from p2p.increments import read_increment, waiting
 from p2p.ledger import Ledger
 from p2p.outbox import Outbox
 from p2p.records import Genesis
-from spearctl import sharing, swarm
+from spearctl import shapes, sharing, swarm
 from spearctl.config import AdapterConfig, Config
 from spearctl.home import Home
 from spearctl.options import GlobalOptions
 from spearctl.run import Run
 from tests.cli import make_config
+from tests.disk import full
 from training.adapters import Adapter, AdapterShape, adapter_digest, initial_adapter, tensor_shapes
 from training.history import History
 from training.store import AdapterStore
@@ -54,9 +57,9 @@ class Lab:
     def version(self, *, wins: int = 3, parent: str | None = None, step: float = STEP) -> None:
         """A new version, the current one, some steps from the version that it was trained from."""
         number, parent = self.history.next_version(), parent or self.history.current
-        before = sharing.flat(self.store.load(parent))
+        before = shapes.flat(self.store.load(parent))
         after = before + np.float32(number * step) * np.arange(PARAMETERS, dtype=np.float32)
-        made = self.store.write(sharing.shaped(after, SHAPE), parent=parent, wins=wins)
+        made = self.store.write(shapes.shaped(after, SHAPE), parent=parent, wins=wins)
         self.history.commit(number=self.history.next_round(), seconds=1.0, report={}, version=made)
 
     def found(self) -> Genesis:
@@ -115,14 +118,14 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 
 def test_flat_and_shaped_are_opposites() -> None:
     adapter = initial_adapter(FINGERPRINT, SHAPE)
-    again = sharing.shaped(sharing.flat(adapter), SHAPE)
+    again = shapes.shaped(shapes.flat(adapter), SHAPE)
     assert adapter_digest(again) == adapter_digest(adapter)
     assert list(again) == sorted(again)
 
 
 def test_a_swarm_fits_a_home_of_the_same_model_and_adapter_alone(lab: Lab) -> None:
-    assert sharing.fits(genesis_for(SHAPE), lab.config)
-    assert not sharing.fits(genesis_for(SHAPE, "cd" * 32), lab.config)
+    assert shapes.fits(genesis_for(SHAPE), lab.config)
+    assert not shapes.fits(genesis_for(SHAPE, "cd" * 32), lab.config)
     tensors = SHAPE.tensors
     others = [
         AdapterShape(2, 8, tensors),
@@ -131,7 +134,7 @@ def test_a_swarm_fits_a_home_of_the_same_model_and_adapter_alone(lab: Lab) -> No
         AdapterShape(2, 4, (dataclasses.replace(tensors[0], name="left.lora_A"), *tensors[1:])),
         AdapterShape(2, 4, (dataclasses.replace(tensors[0], rows=4), *tensors[1:])),
     ]
-    assert [sharing.fits(genesis_for(other), lab.config) for other in others] == [False] * len(others)
+    assert [shapes.fits(genesis_for(other), lab.config) for other in others] == [False] * len(others)
 
 
 def test_a_home_outside_of_any_swarm_shares_nothing(lab: Lab) -> None:
@@ -290,6 +293,17 @@ def test_catching_up_leaves_a_run_that_goes_on_alone(lab: Lab) -> None:
     assert sharing.waiting_wins(lab.run) == 0
     sharing.catch_up(lab.run, lab.config)
     assert sharing.waiting_wins(lab.run) == 3
+
+
+def test_a_full_disk_leaves_nothing_behind_and_is_told_with_its_place(lab: Lab) -> None:
+    lab.found()
+    before = sorted(lab.places.outbox.iterdir())
+    with full(0), pytest.raises(OSError, match=os.strerror(errno.EFBIG)) as caught:
+        sharing.hand_over(lab.run, lab.store, lab.history, keep=True)
+    assert caught.value.filename == str(lab.places.outbox / ".handed-over")
+    assert sorted(lab.places.outbox.iterdir()) == before
+    lab.version(wins=7)
+    assert sharing.hand_over(lab.run, lab.store, lab.history, keep=True) == 7
 
 
 def test_a_damaged_version_keeps_no_other_back(lab: Lab) -> None:

@@ -9,8 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training import faults, store
-from training.adapters import Adapter, AdapterShape, TensorShape, adapter_digest, initial_adapter
+from tests.disk import full
+from training import faults
+from training.adapters import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    Adapter,
+    AdapterShape,
+    TensorShape,
+    adapter_digest,
+    initial_adapter,
+)
 from training.errors import StoreError, UnknownAdapterError
 from training.history import History
 from training.store import KEPT_VERSIONS, AdapterStore, rollback
@@ -179,14 +188,11 @@ def test_an_adapter_of_another_model_is_refused_not_loaded(house: House) -> None
         elsewhere.write(adapter(1), parent="base", wins=1)
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", [CONFIG_FILE, WEIGHTS_FILE])
+def test_a_full_disk_is_said_and_leaves_nothing(house: House, name: str) -> None:
     house.train(1)
-
-    def full(*args: object, **kwargs: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(store.os, "fsync", full)
-    with pytest.raises(StoreError, match="No space left on device") as caught:
+    size_bytes = (house.store.path("local:1") / name).stat().st_size
+    with full(size_bytes - 1), pytest.raises(StoreError, match=os.strerror(errno.EFBIG)) as caught:
         house.train(2)
     assert caught.value.hint is not None
     assert "disk space" in caught.value.hint
