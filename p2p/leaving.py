@@ -51,7 +51,7 @@ def leave(places: Places, genesis: bytes | None, passphrase: bytes | None) -> Pa
         reach("leave.after-keys")
         flush_folder(places.swarm)
         if places.next_swarm.is_dir():  # a move that cannot be finished: its ledger would be the home's from now on
-            os.rename(places.next_swarm, free(places.home / "swarm.left-unfinished"))
+            os.rename(places.next_swarm, free(places.swarm / "unfinished"))
         reach("leave.before-rename")
         os.rename(places.swarm, left)
         flush_folder(places.home)

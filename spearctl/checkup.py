@@ -154,12 +154,32 @@ def libraries(examined: Examined) -> Iterator[Check]:
 def home(examined: Examined) -> Iterator[Check]:
     """The folder, its format and its settings."""
     run, root = examined.run, examined.root
-    if run.place.is_initialised and not os.access(root, os.W_OK | os.X_OK):
-        error = HomeError(f"{root}: cannot be written to", f"chmod u+rwx {examined.quoted}")
+    shut = [path for path in (root, *_used(root)) if not _is_open(path)] if run.place.is_initialised else []
+    if shut:
+        is_own = all(path.lstat().st_uid == os.geteuid() for path in shut)
+        more = f" and {len(shut) - 1} more" if shut[1:] else ""
+        mend = "chmod -R u+rwX" if is_own else f"sudo chown -R {os.geteuid()}"
+        error = HomeError(f"{shut[0]}{more}: cannot be read and written by you", f"{mend} {examined.quoted}")
         yield failed("home", error)
     else:
         config = run.config()
         yield Check("home", "ok", f"{tilde(root)}, format {config.format}, called {config.name}")
+
+
+def _used(root: Path) -> Iterator[Path]:
+    """All that commands read in a home; what a swarm left, and links, they do not."""
+    for path in sorted(root.iterdir()) if os.access(root, os.R_OK | os.X_OK) else ():
+        if not path.is_symlink() and not path.name.startswith("swarm.left-"):
+            yield path
+            yield from _used(path) if path.is_dir() else ()
+
+
+def _is_open(path: Path) -> bool:
+    """Whether this user may do what commands do: write into folders, databases, logs and locks, and read the rest."""
+    if path.is_dir():
+        return os.access(path, os.R_OK | os.W_OK | os.X_OK)
+    is_written = path.suffix in {".jsonl", ".lock", ".log"} or path.name.startswith(("node.db", "ledger.db"))
+    return os.access(path, os.R_OK | os.W_OK if is_written else os.R_OK)
 
 
 def profile(examined: Examined) -> Iterator[Check]:
@@ -212,8 +232,8 @@ def history(examined: Examined) -> Iterator[Check]:
 
     place = examined.run.place
     path = place.history_path
-    if not place.is_initialised:
-        return
+    if not place.is_initialised or not all(_is_open(found) for found in (path, place.adapters_path) if found.exists()):
+        return  # told by another check
     if not path.exists() or not path.stat().st_size:
         yield Check("history", "ok", "nothing was trained yet")
         return

@@ -50,6 +50,12 @@ def keys(examined: Examined) -> Iterator[Check]:
     except UsageError:
         yield Check("keys", "ok", "locked by a passphrase")
         return
+    except IdentityError as refused:
+        mend = refused.hint or ""
+        if "backup" in mend:  # nothing else mends these keys; new ones can be had
+            mend += f", or: {anew if places.is_member else f'rm {shlex.quote(str(path))}'}"
+        yield failed("keys", refused, mend)
+        return
     if places.is_member and examined.config is not None:
         with suppress(LedgerError):  # told by another check
             with swarm.view(examined.run, leave_no_trace=True) as view:

@@ -76,7 +76,6 @@ class MergeReport:
         base_dtype: That dtype: "bfloat16".
         matrices: How many carry the adapter.
         widened: Of these, how many are written in float32 instead.
-        bytes: Of all weights.
     """
 
     kept: Kept
@@ -84,7 +83,6 @@ class MergeReport:
     base_dtype: str
     matrices: int
     widened: int
-    bytes: int
 
 
 def write_merged(
@@ -124,8 +122,7 @@ def write_merged(
                 "write it as an adapter, which loses nothing: --peft DIR",
             )
     _copy_texts(source, target, widened=merger.widened > 0)
-    bytes = sum(path.stat().st_size for path in target.glob("*.safetensors"))
-    return MergeReport(read_back, merger.base_kept, merger.base_dtype, len(merger.touched), merger.widened, bytes)
+    return MergeReport(read_back, merger.base_kept, merger.base_dtype, len(merger.touched), merger.widened)
 
 
 class _Base:
@@ -133,7 +130,7 @@ class _Base:
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self._files: dict[str, Any] = {}
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in _weight_files(folder):
             file = stack.enter_context(safe_open(path, framework="pt"))
             self._files |= dict.fromkeys(file.keys(), file)
         self.names = sorted(self._files)
@@ -146,6 +143,17 @@ class _Base:
             )
         found: torch.Tensor = self._files[name].get_tensor(name)
         return found
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that transformers reads; some models come with the same weights once more, under other names."""
+    single = folder / _shard(1, 1)
+    if single.is_file():
+        return [single]
+    if (folder / _INDEX).is_file():
+        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        return sorted({folder / name for name in index["weight_map"].values()})
+    return sorted(folder.glob("*.safetensors"))
 
 
 class _Merger:
@@ -207,10 +215,10 @@ def _write_shards(
         save_file(held, target / _shard(len(shards), 0), metadata={"format": "pt"})
         held.clear()
 
-    size = 0
+    size = total = 0
     for done, name in enumerate(names):
         made = tensor(name)
-        size += made.nbytes
+        size, total = size + made.nbytes, total + made.nbytes
         if held and size > most_bytes:
             write()
             size = made.nbytes
@@ -218,22 +226,21 @@ def _write_shards(
         del made
         notify(done + 1, len(names))
     write()
-    return _name_shards(target, shards)
+    return _name_shards(target, shards, total)
 
 
 def _shard(number: int, count: int) -> str:
     return "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
 
 
-def _name_shards(target: Path, shards: list[list[str]]) -> dict[str, str]:
+def _name_shards(target: Path, shards: list[list[str]], total_bytes: int) -> dict[str, str]:
     """Gives the files their names, which say how many there are, and writes the index that several need."""
     files: dict[str, str] = {}
     for number, names in enumerate(shards, 1):
         (target / _shard(number, 0)).rename(target / _shard(number, len(shards)))
         files |= dict.fromkeys(names, _shard(number, len(shards)))
     if len(shards) > 1:
-        total = sum((target / name).stat().st_size for name in set(files.values()))
-        index = {"metadata": {"total_size": total}, "weight_map": files}
+        index = {"metadata": {"total_size": total_bytes}, "weight_map": files}
         (target / _INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return files
 

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,12 +21,16 @@ from spearctl import checkup
 from spearctl.commands.doctor import LOOKS
 from spearctl.home import Home
 from tests.checkups import examined, line, mend, states
-from tests.cli import spawn
+from tests.cli import clean_environment, spawn
 from tests.homes import adapter_of, files_of, make_template, winnable
 from tests.swarms import Device, homes
 from tests.tiny import make_tiny_model
 from tests.tiny_gguf import write_gguf
 from training.adapters import adapter_digest
+
+ROOTS = "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"
+ORDINARY = ["setpriv", *ROOTS] if os.geteuid() == 0 else []
+"""Runs a command so that permissions count, for root too."""
 
 
 @pytest.fixture
@@ -133,6 +139,33 @@ def test_a_line_of_the_log_that_cannot_be_read(anna: Device) -> None:
     checks = examined(anna)
     assert states(checks) == {"feedback": "warn"}
     assert line(checks, "feedback")["mend"] == f"spearctl --home {anna.home.root} feedback check"
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("node.db", 0), ("node.db", 0o400), ("adapters", 0o500), ("train.lock", 0), (".", 0o500)]
+)
+def test_what_this_user_cannot_read_or_write_is_not_called_damaged(anna: Device, name: str, mode: int) -> None:
+    anna.train(winnable(6))
+    path = anna.home.root / name
+    before = path.stat().st_mode
+    path.chmod(mode)
+    try:
+        found = subprocess.run(
+            [*ORDINARY, sys.executable, "-m", "spearctl", "doctor", "--json", "--home", str(anna.home.root)],
+            env=clean_environment(anna.folder),
+            cwd=anna.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert found.returncode == 9
+        checks = json.loads(found.stdout)["data"]["checks"]
+        assert "history" not in states(checks)
+        assert "cannot be read and written by you" in line(checks, "home")["message"]
+        mend(anna, line(checks, "home"))
+    finally:
+        path.chmod(before)
+    assert states(examined(anna)) == {}
 
 
 def test_a_damaged_history_is_put_aside_with_its_versions_which_import_takes_back(anna: Device) -> None:

@@ -72,11 +72,16 @@ def test_keys_that_are_gone_damaged_or_others(member: Device, how: str) -> None:
     assert states(checks) == {"keys": "fail", "node": "warn"}
     words = {"gone": "the keys are gone", "cut": "the keys are damaged", "others": "by other keys"}[how]
     assert words in line(checks, "keys")["message"]
-    if how != "cut":
-        mend(member, line(checks, "keys"))
-    else:
-        path.write_bytes(raw)
+    mend(member, line(checks, "keys"))
     assert "keys" not in states(examined(member))
+
+
+def test_damaged_keys_that_no_swarm_knows_can_go(anna: Device) -> None:
+    path = anna.home.root / FILE_NAME
+    path.write_bytes(path.read_bytes()[:-40])
+    mend(anna, line(examined(anna, 5), "keys"))
+    assert states(examined(anna)) == {}
+    assert invite(anna)
 
 
 def test_locked_keys_are_ok_and_nobody_is_asked(anna: Device) -> None:

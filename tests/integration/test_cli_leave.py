@@ -278,13 +278,15 @@ def test_a_home_in_which_something_is_trained_is_not_left(anna: Device) -> None:
     assert anna.is_running
 
 
-def test_a_move_that_cannot_be_finished_is_left_too(anna: Device) -> None:
+@pytest.mark.parametrize("words", [(), ("--delete",)])
+def test_a_move_that_cannot_be_finished_is_left_too(anna: Device, words: tuple[str, ...]) -> None:
     invite(anna)
     shutil.copytree(anna.places.swarm, anna.places.next_swarm)
     (anna.places.swarm / "ledger.db").write_bytes(b"nonsense" * 1000)
-    assert anna("leave", "--yes").code == 0
+    assert anna("leave", "--yes", *words).code == 0
     assert not anna.places.is_member
-    assert [path.name for path in left_of(anna)][1:] == ["swarm.left-unfinished"]
+    assert not anna.places.next_swarm.exists()
+    assert [(path / "unfinished" / "ledger.db").is_file() for path in left_of(anna)] == [True] * (not words)
     assert anna.data("status")["swarm"] is None
 
 

@@ -12,8 +12,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
-from spearctl import errors, manual
+from spearctl import completion, errors, manual
+from spearctl.app import build
 from tests.cli import ROOT
 
 UNIT = ROOT / "systemd" / "spearctl.service"
@@ -47,7 +49,7 @@ def test_a_wheel_brings_all_manual_pages(wheel: dict[str, bytes]) -> None:
 
 
 def test_a_wheel_brings_completion_files_where_shells_look(wheel: dict[str, bytes]) -> None:
-    made = manual.completions()
+    made = completion.files(get_command(build()))
     assert shared(wheel, "bash-completion/completions") == {"spearctl": made["spearctl"]}
     assert shared(wheel, "zsh/site-functions") == {"_spearctl": made["_spearctl"]}
     assert shared(wheel, "fish/vendor_completions.d") == {"spearctl.fish": made["spearctl.fish"]}

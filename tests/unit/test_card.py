@@ -25,7 +25,7 @@ def facts(*, name: str = "ben", model: str = "smollm2-135m", prompt: str | None 
     return Facts("round:7", "ef" * 32, SHAPE, config, swarm, None)
 
 
-REPORT = MergeReport(Kept(1.0, 0.99999, 1e-9), Kept(1.0, 0.18, 0.9), "bfloat16", 210, 210, 10)
+REPORT = MergeReport(Kept(1.0, 0.99999, 1e-9), Kept(1.0, 0.18, 0.9), "bfloat16", 210, 210)
 
 
 def cards(found: Facts) -> list[str]:
@@ -93,7 +93,7 @@ def test_shares_of_a_delta_are_told_with_what_matters() -> None:
     assert line.startswith("99.9990 % of the adapter's delta is in the files")
     assert "210 of 210 changed matrices in float32" in line
     assert "In bfloat16 alone, as the base model has it, 18 % would be" in line
-    nothing = MergeReport(Kept(), Kept(), "bfloat16", 210, 0, 10)
+    nothing = MergeReport(Kept(), Kept(), "bfloat16", 210, 0)
     assert card.merge_line(nothing) == "The adapter changes nothing, so the weights are those of the base model."
 
 

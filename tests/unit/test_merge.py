@@ -96,10 +96,23 @@ def test_small_shards_make_the_same_model(low: Path, shape: AdapterShape) -> Non
     write_merged(low, parts, adapter(shape, 0.02), shape, shard_bytes=20_000)
     names = sorted(path.name for path in parts.glob("*.safetensors"))
     assert len(names) > 3
+    index = json.loads((parts / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in weights(parts).values())
     assert names[-1] == f"model-{len(names):05d}-of-{len(names):05d}.safetensors"
     assert all(torch.equal(tensor, weights(whole)[name]) for name, tensor in weights(parts).items())
     one, other = (AutoModelForCausalLM.from_pretrained(folder) for folder in (whole, parts))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_the_same_weights_once_more_under_other_names_are_left_out(low: Path, shape: AdapterShape) -> None:
+    once = weights(low)
+    save_file({f"again.{name}": tensor for name, tensor in once.items()}, low / "consolidated.safetensors")
+    folder, _ = merged(low, shape, 0.3)
+    assert weights(folder).keys() == once.keys()
+    again, _ = merged(low, shape, 0.2, shard_bytes=4096)
+    save_file({f"again.{name}": tensor for name, tensor in once.items()}, again / "consolidated.safetensors")
+    folder, _ = merged(again, shape, 0.1)
+    assert weights(folder).keys() == once.keys()
 
 
 def test_a_delta_finer_than_float32_is_refused(low: Path, shape: AdapterShape) -> None:
