@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -145,7 +145,7 @@ class History:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with self._guard():
+        with _explained(self.path):
             self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
             # FULL: a committed round survives a power cut, not only a crash.
             self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")
@@ -221,7 +221,7 @@ class History:
             "SELECT number, started_at, seconds, version, report FROM round ORDER BY number DESC LIMIT ?",
             -1 if limit is None else limit,
         )
-        with self._guard():
+        with _explained(self.path):
             return tuple(
                 RoundRecord(number, started, seconds, None if version is None else _name(version), json.loads(report))
                 for number, started, seconds, version, report in reversed(rows)
@@ -275,7 +275,7 @@ class History:
         """Records a round, its version, which becomes the current one, and what it used up: all of it or nothing."""
         now = datetime.now(UTC)
         started = datetime.fromtimestamp(now.timestamp() - seconds, UTC).isoformat(timespec="seconds")
-        with self._guard(), _transaction(self._db):
+        with _explained(self.path), _transaction(self._db):
             if version is not None:
                 self._insert(version, now)
             self._db.execute(
@@ -298,7 +298,7 @@ class History:
             version: Already on disk.
             origin: Where it came from, if somebody brought it.
         """
-        with self._guard(), _transaction(self._db):
+        with _explained(self.path), _transaction(self._db):
             self._insert(version, datetime.now(UTC))
             if origin is not None:
                 self._db.execute("INSERT INTO origin VALUES (?, ?)", (version.number, origin))
@@ -320,14 +320,14 @@ class History:
     def mark_deleted(self, names: Iterable[str]) -> None:
         """Records that the folders of these versions are going to be deleted."""
         numbers = [(self.version(name).number,) for name in names]
-        with self._guard(), _transaction(self._db):
+        with _explained(self.path), _transaction(self._db):
             self._db.executemany("UPDATE version SET present = 0 WHERE number = ?", numbers)
 
     def _schema_version(self) -> int:
         return int(self._db.execute("PRAGMA user_version").fetchone()[0])
 
     def _rows(self, statement: str, *values: object) -> list[Any]:
-        with self._guard(), closing(self._db.execute(statement, values)) as cursor:
+        with _explained(self.path), closing(self._db.execute(statement, values)) as cursor:
             return cursor.fetchall()
 
     def _row(self, statement: str) -> Any:
@@ -337,27 +337,17 @@ class History:
         return found[0]
 
     def _run(self, statement: str, *values: object) -> None:
-        with self._guard():
+        with _explained(self.path):
             self._db.execute(statement, values)
 
-    def _guard(self) -> _Guard:
-        return _Guard(self.path)
 
-
-class _Guard:
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
     """Turns what SQLite raises into a StoreError, and what its answers raise where they are not even text."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, sqlite3.Error | ValueError):
-            raise _failed(self._path, error) from error
+    try:
+        yield
+    except (sqlite3.Error, ValueError) as error:
+        raise _failed(path, error) from error
 
 
 class _transaction:
