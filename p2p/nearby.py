@@ -73,20 +73,26 @@ class Nearby:
             await asyncio.to_thread(self._thread.join)
 
     def _run(self, loop: asyncio.AbstractEventLoop, bound: str | None) -> None:
-        genesis, key = self._genesis, self._transport_public
-        where = None if bound is None else networks(bound)
-        try:
-            with contextlib.ExitStack() as stack:
-                if bound is not None:
-                    told = addresses.advertised(bound)
-                    stack.enter_context(lan.announce(genesis.name, genesis.hash, told, key, where))
-                pause_s = PAUSE_S[0]
-                while not self._stopping.is_set():
-                    for one in lan.browse(LOOK_S, where, stopping=self._stopping):
-                        if one.is_of(genesis.hash) and one.transport_public != key:
-                            loop.call_soon_threadsafe(self._found, one.transport_public, one.addresses)
-                    self._stopping.wait(pause_s)
-                    pause_s = min(2 * pause_s, PAUSE_S[1])
-        except NetworkError as error:
-            self.health = (f"this node neither announces itself in the local network nor looks there: {error.message}",)
-            _log.warning("%s", self.health[0])
+        while not self._stopping.is_set():
+            try:
+                self._stay(loop, bound)
+            except NetworkError as error:  # such as a device that is in no network now, and may be in one later
+                if not self.health:
+                    _log.warning("%s", error.message)
+                self.health = (f"the local network is not told of this node, and not searched: {error.message}",)
+                self._stopping.wait(PAUSE_S[1])
+
+    def _stay(self, loop: asyncio.AbstractEventLoop, bound: str | None) -> None:
+        """Announces the node and looks around, until this machine has other addresses."""
+        genesis, key, pause_s = self._genesis, self._transport_public, PAUSE_S[0]
+        where, told = (None, ()) if bound is None else (networks(bound), addresses.advertised(bound))
+        with contextlib.ExitStack() as stack:
+            if told:
+                stack.enter_context(lan.announce(genesis.name, genesis.hash, told, key, where))
+            while not self._stopping.is_set() and (bound is None or told == addresses.advertised(bound)):
+                for one in lan.browse(LOOK_S, where, stopping=self._stopping):
+                    if one.is_of(genesis.hash) and one.transport_public != key:
+                        loop.call_soon_threadsafe(self._found, one.transport_public, one.addresses)
+                self.health = ()
+                self._stopping.wait(pause_s)
+                pause_s = min(2 * pause_s, PAUSE_S[1])

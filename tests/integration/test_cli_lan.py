@@ -83,6 +83,7 @@ def test_where_there_is_no_multicast_a_health_line_says_so(pair: list[Device]) -
     async def run() -> tuple[str, ...]:
         found = Nearby(genesis, bytes(32), lambda key, told: pytest.fail("found somebody"))
         found.start("203.0.113.77:4242")
+        await asyncio.to_thread(until, lambda: found.health)
         await found.close()
         return found.health
 
