@@ -16,9 +16,11 @@ settings.load_profile("patient")
 # Threads that wait for each other without work slow down everything beside them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# A shell has background jobs ignore Ctrl-C, and what they start too; tests press it.
+# A shell has background jobs ignore Ctrl-C, and nohup a hang-up, and what they start too; tests send both.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Homes and ledgers are synced some 20,000 times. A kill does not ask whether that reached a disk, so memory serves.
 _MEMORY = Path("/dev/shm")
