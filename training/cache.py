@@ -164,9 +164,7 @@ class Prefill(Pattern):
             padded = by_token[part.tokens].view(len(part.rows), -1, heads, size).transpose(1, 2)
             folded = padded.reshape(len(part.rows), key.shape[0], -1, size)
             its_keys, its_values = (of[part.rows, :, part.first : self._cache.prompt_columns] for of in (keys, values))
-            out = functional.scaled_dot_product_attention(
-                folded, its_keys, its_values, attn_mask=part.mask, scale=scale
-            )
+            out = _look(folded, its_keys, its_values, part.mask, scale)
             out = out.view(padded.shape).transpose(1, 2).reshape(-1, heads, size)
             seen[part.tokens[part.real]] = out[part.real]
         return seen
@@ -195,6 +193,19 @@ class Prefill(Pattern):
                 column += len(run)
         rows, columns, tokens = torch.tensor(moves, device=device).unbind(1)
         return rows, columns, tokens
+
+
+def _look(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """softmax(scale q k^T + mask) v.
+
+    On a CPU in bfloat16 the plain form takes half as long as PyTorch's fused one. It rounds scores as a training step
+    does; on text, that moves the model's predictions no further from those with fp32 attention.
+    """
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+        return ((query * scale) @ key.transpose(-1, -2)).add_(mask).softmax(-1) @ value
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
 
 
 @dataclass(frozen=True, slots=True)
