@@ -12,8 +12,6 @@ from p2p.encoding import decode, encode
 from p2p.records import Certificate
 from p2p.wire import Bye
 
-_MOST_NEARBY = 4
-
 
 @dataclass(slots=True)
 class _Tried:
@@ -41,7 +39,7 @@ class Dialling:
 
     def nearby(self, key: bytes, addresses: Sequence[str]) -> None:
         """Takes note of where somebody in the local network says a key is; if that is news, it is tried at once."""
-        told = tuple(addresses[:_MOST_NEARBY])
+        told = tuple(addresses[: limits.MAX_NEARBY])
         if self._nearby.get(key) != told and self._context.replica.roster.admits(key):
             self._nearby[key] = told
             self._tried.pop(key, None)

@@ -23,6 +23,8 @@ MAX_QUORUM = 16
 MAX_WEIGHT_CAP = 1 << 16
 MAX_ADDRESSES = 8
 MAX_ADDRESS_CHARS = 255
+MAX_NEARBY = 4
+"""Addresses that the local network says, where anybody can say anything, tried besides those that are known."""
 
 # The set.
 ROUNDS_AHEAD = 8

@@ -24,12 +24,15 @@ PAUSE_S = (2.0, 60.0)
 _log = logging.getLogger(__name__)
 
 
-def networks(listen: str) -> list[str] | None:
+def networks(listen: str | None) -> list[str] | None:
     """The networks in which a node is reached, by this machine's addresses there; none of them stands for all.
 
     Args:
-        listen: Where it listens: on a single address, others reach it in that network alone.
+        listen: Where it listens: on a single address, others reach it in that network alone. None for one that only
+            dials, and may do so in all.
     """
+    if listen is None:
+        return None
     host = addresses.parse(listen, listen=True).host
     return None if addresses.scope(host) == "wildcard" else [host]
 
@@ -85,7 +88,7 @@ class Nearby:
     def _stay(self, loop: asyncio.AbstractEventLoop, bound: str | None) -> None:
         """Announces the node and looks around, until this machine has other addresses."""
         genesis, key, pause_s = self._genesis, self._transport_public, PAUSE_S[0]
-        where, told = (None, ()) if bound is None else (networks(bound), addresses.advertised(bound))
+        where, told = networks(bound), () if bound is None else addresses.advertised(bound)
         with contextlib.ExitStack() as stack:
             if told:
                 stack.enter_context(lan.announce(genesis.name, genesis.hash, told, key, where))

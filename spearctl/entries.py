@@ -84,15 +84,7 @@ def make_entry(
     from training.feedback import Entry, merge
 
     if known is None:
-        if prompt is None:
-            raise UsageError(
-                f"there is no entry {name!r} to extend" if name else "the prompt is missing", "add --prompt TEXT"
-            )
-        if check is None and (attempt is None or attempt.verdict is None):
-            raise UsageError(
-                "nothing can be learned from a prompt alone",
-                "judge an answer: --completion TEXT --verdict wrong; or give a rule: --check TYPE --expect ANSWER",
-            )
+        _require_enough(name, prompt, attempt, check)
     new = Entry(
         v=1,
         id=name or secrets.token_hex(6),
@@ -107,3 +99,16 @@ def make_entry(
     if known is not None:
         merge(known, new)  # refuses another prompt
     return new
+
+
+def _require_enough(name: str | None, prompt: str | None, attempt: Attempt | None, check: Check | None) -> None:
+    """A new entry says what was asked, and how answers are judged."""
+    if prompt is None:
+        raise UsageError(
+            f"there is no entry {name!r} to extend" if name else "the prompt is missing", "add --prompt TEXT"
+        )
+    if check is None and (attempt is None or attempt.verdict is None):
+        raise UsageError(
+            "nothing can be learned from a prompt alone",
+            "judge an answer: --completion TEXT --verdict wrong; or give a rule: --check TYPE --expect ANSWER",
+        )

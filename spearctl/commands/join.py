@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 commands = group()
 
 POLL_S = 0.2
-LOOK_S = 5.0
-MOST_NEARBY = 4
-"""Addresses from the local network that are tried besides the ticket's own."""
 LATE_S = 10.0
 """After a join's own time is up, its node has so long to say so."""
 
@@ -128,15 +125,14 @@ def _look_nearby(run: Run, ticket: Ticket, reached: Settings) -> Ticket:
     Only whom the ticket names is looked for: anybody may announce anything, and anybody else could turn it down.
     """
     from p2p import lan, limits
-    from p2p.nearby import networks
+    from p2p.nearby import LOOK_S, networks
     from p2p.tickets import Endpoint
 
     if not reached.lan:
         return ticket
     named = {endpoint.transport for endpoint in ticket.endpoints}
     run.say("looking in the local network")
-    where = None if reached.listen is None else networks(reached.listen)
-    found = lan.browse(LOOK_S, where, enough=lambda one: one.transport_public in named)
+    found = lan.browse(LOOK_S, networks(reached.listen), enough=lambda one: one.transport_public in named)
     near = [
         Endpoint(address, one.transport_public)
         for one in found
@@ -144,7 +140,7 @@ def _look_nearby(run: Run, ticket: Ticket, reached: Settings) -> Ticket:
         if one.transport_public in named
     ]
     run.say("found there: " + ", ".join(endpoint.address for endpoint in near) if near else "nobody was found there")
-    endpoints = dict.fromkeys((*near[:MOST_NEARBY], *ticket.endpoints))
+    endpoints = dict.fromkeys((*near[: limits.MAX_NEARBY], *ticket.endpoints))
     return msgspec.structs.replace(ticket, endpoints=tuple(endpoints)[: limits.MAX_ADDRESSES])
 
 

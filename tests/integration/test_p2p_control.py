@@ -12,7 +12,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,26 +22,9 @@ import pytest
 from p2p import control
 from p2p.control import MAX_CLIENTS, ControlServer, Request, ask, is_running, write_frame
 from p2p.errors import NetworkError, P2PError, TicketError, WireError
+from tests.transports import PATIENCE_S, in_loop, turn
 
 pytestmark = pytest.mark.filterwarnings("error")
-
-PATIENCE_S = 60.0
-"""Ends a test that hangs."""
-
-
-def in_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Runs a test in an event loop, in which it leaves no task behind."""
-
-    async def bounded(**options: Any) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            await test(**options)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    @functools.wraps(test)
-    def run(**options: Any) -> None:
-        asyncio.run(bounded(**options))
-
-    return run
 
 
 @pytest.fixture
@@ -172,8 +155,7 @@ async def test_a_client_that_is_too_slow_is_let_go(path: Path) -> None:
             client.sendall(write_frame(Request("large", {})))
             poll = select.poll()
             poll.register(client, 0)
-            while not poll.poll(0):  # until the other side hangs up
-                await asyncio.sleep(0.001)
+            await turn(lambda: bool(poll.poll(0)))  # the other side hangs up
         assert await asking(path, "echo", still="here") == {"still": "here"}
 
 
@@ -189,8 +171,7 @@ async def test_beyond_the_most_clients_one_is_told_to_come_again(path: Path) -> 
     async with serving(path, wait):
         frame = write_frame(Request("wait", {}))
         waiting = [asyncio.create_task(say(path, frame)) for _ in range(MAX_CLIENTS)]
-        while len(asked) < MAX_CLIENTS:
-            await asyncio.sleep(0.001)
+        await turn(lambda: len(asked) == MAX_CLIENTS)
         with pytest.raises(NetworkError, match="busy"):
             await asking(path, "echo")
         goes_on.set()

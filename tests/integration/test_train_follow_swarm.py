@@ -11,7 +11,7 @@ import pytest
 
 from p2p.increments import waiting
 from spearctl.home import Home
-from tests.faults.trainer import training
+from tests.faults.trainer import Trainer, training
 from tests.homes import Entry, told
 from tests.integration.test_train_follow import SHARE, split
 from tests.swarms import Device, agree, first_result, homes, invite, swarm
@@ -36,6 +36,12 @@ def strangers(template: Home, tmp_path: Path) -> Iterator[list[Device]]:
         invite(made[0])
         made[0].up()
         yield made
+
+
+def wait_for_round(follower: Trainer, number: int) -> None:
+    """Waits until a follower has learned three verdicts, and waits for more."""
+    follower.wait_for_line(f"round {number}: 3 judged by people")
+    follower.wait_for_line("following")
 
 
 def say(device: Device, entries: list[Entry]) -> None:
@@ -63,15 +69,13 @@ def test_each_update_stands_on_what_others_learned_meanwhile(pair: list[Device])
     anna, ben = pair
     say(anna, told(3))
     with training(anna.home, *FOLLOW) as follower:
-        follower.wait_for_line("round 1: 3 judged by people")
-        follower.wait_for_line("following")
+        wait_for_round(follower, 1)
         before = head_of(anna, ben, least=1)
         ben.train(told(6, right="perhaps"))
         head = head_of(anna, ben, least=before + 1)
         theirs = shared_by(ben)
         say(anna, told(6)[3:])
-        follower.wait_for_line("round 2: 3 judged by people")
-        follower.wait_for_line("following")
+        wait_for_round(follower, 2)
     *_, taken, made = versions(anna)
     assert (taken.parent, taken.sha256, taken.round) == (f"round:{head}", theirs, None)
     assert (made.parent, made.round, made.wins) == (taken.name, 2, 3)
@@ -107,13 +111,11 @@ def test_a_follower_shares_with_a_swarm_that_was_joined_meanwhile(strangers: lis
     anna, ben = strangers
     say(ben, told(3))
     with training(ben.home, *FOLLOW) as follower:
-        follower.wait_for_line("round 1: 3 judged by people")
-        follower.wait_for_line("following")
+        wait_for_round(follower, 1)
         assert first_result(ben.process("join", invite(anna), "--json", "--yes"))["joined"]
         head = head_of(anna, ben, least=1)
         say(ben, told(6)[3:])
-        follower.wait_for_line("round 2: 3 judged by people")
-        follower.wait_for_line("following")
+        wait_for_round(follower, 2)
         head_of(anna, ben, least=head + 1)
         assert shared_by(anna) == shared_by(ben)
         assert sum(ben.wins()) == 6
@@ -123,13 +125,11 @@ def test_a_follower_keeps_to_itself_once_the_swarm_was_left(pair: list[Device]) 
     anna, ben = pair
     say(ben, told(3))
     with training(ben.home, *FOLLOW) as follower:
-        follower.wait_for_line("round 1: 3 judged by people")
-        follower.wait_for_line("following")
+        wait_for_round(follower, 1)
         head_of(anna, ben, least=1)
         assert ben("leave", "--yes").code == 0
         say(ben, told(6)[3:])
-        follower.wait_for_line("round 2: 3 judged by people")
-        follower.wait_for_line("following")
+        wait_for_round(follower, 2)
         follower.signal(signal.SIGINT)
         assert follower.end() == 130
         assert "Traceback" not in follower.errors
