@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.learner import stir
+from tests.learner import load_tiny, make_loud_model, on_head, stir
 from training import rollout
 from training.cache import Prefixes
 from training.models import LanguageModel
@@ -111,6 +112,22 @@ def test_greedy_is_what_generate_says(lm: LanguageModel) -> None:
     )[0, len(prompt) :].tolist()
     ours = sample(lm, [prompt], [12], GREEDY, batch=1)[0]
     assert [*ours.tokens, *[lm.eos_id] * ours.ended][: len(found)] == found
+
+
+def test_half_precision_says_nearly_what_full_precision_says_of_every_prompt(tmp_path: Path) -> None:
+    def first_scores(model: LanguageModel, prompts: list[list[int]]) -> torch.Tensor:
+        seen: list[torch.Tensor] = []
+        handle = on_head(model, seen.append)
+        sample(model, prompts, [1] * len(prompts), GREEDY, batch=len(prompts))
+        handle.remove()
+        return torch.cat(seen).float()
+
+    half, whole = (load_tiny(make_loud_model(tmp_path / dtype), dtype=dtype) for dtype in ("bfloat16", "float32"))
+    prompts = random_prompts(90, 33, 20, 3)  # the longest first, as they are decoded
+    prompts.insert(1, [*prompts[0][:60], *prompts[2]])
+    exact = torch.cat([first_scores(whole, [prompt]) for prompt in prompts])
+    off = (first_scores(half, prompts) - exact).norm(dim=-1) / exact.norm(dim=-1)
+    assert off.max() < 0.05  # without a mask, 0.2 and more
 
 
 def test_a_completion_stops_when_a_complete_line_is_all_that_was_asked_for(lm: LanguageModel) -> None:
