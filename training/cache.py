@@ -68,12 +68,13 @@ class KeyValues:
         self.prompt_columns = self.used
         return grown
 
-    def select(self, rows: torch.Tensor) -> KeyValues:
+    def select(self, rows: Sequence[int]) -> KeyValues:
         """The cache of some of the sequences."""
         chosen = object.__new__(KeyValues)
-        chosen.lengths = [self.lengths[row] for row in rows.tolist()]
+        chosen.lengths = [self.lengths[row] for row in rows]
         chosen.prompt_columns, chosen.used, chosen._columns = self.prompt_columns, self.used, self._columns
-        chosen._layers = {at: (keys[rows], values[rows]) for at, (keys, values) in self._layers.items()}
+        index = torch.tensor(rows, device=self._layers[0][0].device)
+        chosen._layers = {at: (keys[index], values[index]) for at, (keys, values) in self._layers.items()}
         chosen._mask = None
         return chosen
 
@@ -166,7 +167,7 @@ class Prefill(Pattern):
             its_keys, its_values = (of[part.rows, :, part.first : self._cache.prompt_columns] for of in (keys, values))
             out = _look(folded, its_keys, its_values, part.mask, scale)
             out = out.view(padded.shape).transpose(1, 2).reshape(-1, heads, size)
-            seen[part.tokens[part.real]] = out[part.real]
+            seen[part.own] = out[part.real]
         return seen
 
     def _part(self, rows: list[int], shared: int, query: torch.Tensor) -> _Part:
@@ -174,11 +175,12 @@ class Prefill(Pattern):
         mask = causal_mask([len(row.own) for row in its], [row.length for row in its], shared, query)
         wide, columns = mask.shape[2] // shared, mask.shape[3]
         tokens = [[0] * (wide - len(row.own)) + list(row.own) for row in its]
-        real = [[False] * (wide - len(row.own)) + [True] * len(row.own) for row in its]
+        real = [at * wide + column for at, row in enumerate(its) for column in range(wide - len(row.own), wide)]
         return _Part(
             torch.tensor(rows, device=query.device),
             torch.tensor(tokens, device=query.device).flatten(),
-            torch.tensor(real, device=query.device).flatten(),
+            torch.tensor([token for row in its for token in row.own], device=query.device),
+            torch.tensor(real, device=query.device),
             self._cache.prompt_columns - columns,
             mask,
         )
@@ -214,14 +216,16 @@ class _Part:
 
     Attributes:
         rows: Their indices ``[R]``.
-        tokens: The packed token of each query ``[R * Q]``.
-        real: Which queries are no padding ``[R * Q]``.
+        tokens: The packed token of each query ``[R * Q]``, the first for padding.
+        own: The packed tokens that are no padding ``[P]``.
+        real: Their queries ``[P]``.
         first: Their first column.
         mask: What is added to their scores, ``[R, 1, H / G * Q, columns]``.
     """
 
     rows: torch.Tensor
     tokens: torch.Tensor
+    own: torch.Tensor
     real: torch.Tensor
     first: int
     mask: torch.Tensor

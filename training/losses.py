@@ -32,12 +32,12 @@ def likelihood_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         A scalar; 0 when every label is masked.
     """
     total, count = likelihood_sum(logits, labels)
-    return total / max(1, count)
+    return total / count.clamp(min=1)
 
 
 def likelihood_sum(
     logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
-) -> tuple[torch.Tensor, float]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy summed over unmasked labels, and the number of them, both weighted by ``weights [B]`` if given."""
     losses = functional.cross_entropy(
         _wide(logits).flatten(0, -2), labels.flatten(), ignore_index=MASKED, reduction="none"
@@ -45,7 +45,7 @@ def likelihood_sum(
     kept = (labels != MASKED).to(losses.dtype)
     if weights is not None:
         losses, kept = losses * weights[:, None], kept * weights[:, None]
-    return losses.sum(), float(kept.sum())
+    return losses.sum(), kept.sum()
 
 
 def unlikelihood_loss(
@@ -74,7 +74,7 @@ def unlikelihood_loss(
     """
     mask = unlikelihood_mask(labels, tail_tokens=tail_tokens, eos_id=eos_id, ignore_ids=ignore_ids)
     total, count = unlikelihood_sum(logits, labels, weights, mask, margin=margin)
-    return total / max(1, count)
+    return total / count.clamp(min=1)
 
 
 def unlikelihood_mask(
@@ -103,7 +103,7 @@ def unlikelihood_sum(
     mask: torch.Tensor,
     *,
     margin: float,
-) -> tuple[torch.Tensor, int]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The numerator of the unlikelihood and the number of positions in ``mask [B, T]``.
 
     ``log(1 - p)`` is the log-sum-exp of all *other* logits less that of all: exact where ``p`` rounds to 1, where the
@@ -116,7 +116,7 @@ def unlikelihood_sum(
     others = scores.scatter(-1, index, -torch.inf).logsumexp(-1)
     push = mask & ((chosen - normaliser).exp() > margin)
     per_token = torch.where(push, normaliser - others, 0.0)
-    return (per_token.sum(-1) * weights.to(per_token.dtype)).sum(), int(mask.sum())
+    return (per_token.sum(-1) * weights.to(per_token.dtype)).sum(), mask.sum()
 
 
 def _wide(logits: torch.Tensor) -> torch.Tensor:

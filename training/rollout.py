@@ -180,9 +180,8 @@ def _decode(
         if not going:
             break
         if len(going) <= _WORTH_LEAVING * len(active):
-            keep = torch.tensor(going, device=lm.device)
-            cache = cache.select(keep)
-            active = [active[at] for at in going]
+            cache = cache.select(going)
+            keep, active = torch.tensor(going, device=lm.device), [active[at] for at in going]
             positions, chosen = positions[keep], chosen[keep]
         states = attention.run(lm.causal, chosen, positions, Step(cache))
         positions = positions + 1

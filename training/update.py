@@ -237,31 +237,33 @@ def _pass(
     weights: tuple[float, float],
     margin: float,
 ) -> tuple[float, float]:
-    """Adds the gradient of a few traces; returns the sums of cross-entropy and unlikelihood."""
-    device = model.device
-    traces = [entry.trace for entry in drawn]
+    """Adds the gradient of a few traces; returns the sums of cross-entropy and unlikelihood.
+
+    Which position is a win's is known without asking the device, which goes on meanwhile where it is a GPU.
+    """
+    device, traces = model.device, [entry.trace for entry in drawn]
     states = completion_states(model, [(trace.prompt, trace.completion) for trace in traces])
-    labels = torch.tensor([token for trace in traces for token in trace.completion], device=device)
+    labels = torch.tensor([token for trace in traces for token in trace.completion], device=device)[:, None]
     factors = torch.tensor([entry.factor for entry in drawn for _ in entry.trace.completion], device=device)
-    is_win = torch.tensor([trace.win for trace in traces for _ in trace.completion], device=device)
-    push = torch.cat(list(masks)).to(device)
-    gradient = torch.empty_like(states)
-    sums = np.zeros(2)
-    for at in range(0, len(labels), LOGITS_ROWS):
-        part = slice(at, at + LOGITS_ROWS)
-        leaf = states[part].detach().requires_grad_()
-        logits = model.head(leaf)[:, None]
-        wins, losses = is_win[part], ~is_win[part]
-        own = labels[part][:, None]
-        win, _ = likelihood_sum(logits[wins], own[wins], factors[part][wins])
-        lose, _ = unlikelihood_sum(
-            logits[losses], own[losses], factors[part][losses], push[part][losses][:, None], margin=margin
-        )
-        (weights[0] * win + weights[1] * lose).backward()
-        gradient[part] = cast(torch.Tensor, leaf.grad)
-        sums += float(win.detach()), float(lose.detach())
+    push = torch.cat(list(masks)).to(device)[:, None]
+    is_win = [trace.win for trace in traces for _ in trace.completion]
+    gradient, sums = torch.empty_like(states), torch.zeros(2, device=device)
+    for at, wins in enumerate((True, False)):
+        rows = [row for row, win in enumerate(is_win) if win == wins]
+        for first in range(0, len(rows), LOGITS_ROWS):
+            part = torch.tensor(rows[first : first + LOGITS_ROWS], device=device)
+            leaf = states.detach()[part].requires_grad_()
+            logits = model.head(leaf)[:, None]
+            if wins:
+                loss, _ = likelihood_sum(logits, labels[part], factors[part])
+            else:
+                loss, _ = unlikelihood_sum(logits, labels[part], factors[part], push[part], margin=margin)
+            (weights[at] * loss).backward()
+            gradient[part] = cast(torch.Tensor, leaf.grad)
+            sums[at] += loss.detach()
     states.backward(gradient)
-    return float(sums[0]), float(sums[1])
+    win, lose = sums.tolist()
+    return win, lose
 
 
 def completion_states(model: LanguageModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> torch.Tensor:

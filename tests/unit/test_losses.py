@@ -128,7 +128,7 @@ def test_sums_over_parts_add_up_to_the_whole(case: Case) -> None:
         unlikelihood_sum(logits[part], labels[part], weights[part], mask[part], margin=case.margin) for part in parts
     ]
     for sums, whole in ((wins, likelihood_loss(logits, labels)), (losses, unlikelihood(case))):
-        total, count = sum(float(part[0]) for part in sums), sum(part[1] for part in sums)
+        total, count = sum(float(part[0]) for part in sums), sum(int(part[1]) for part in sums)
         assert total / max(1, count) == pytest.approx(float(whole), rel=1e-10, abs=1e-12)
 
 

@@ -103,7 +103,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(lm: LanguageModel) -> 
     handle = on_head(lm, poison)
     report = update(lm, mixed()[:5], UpdateConfig(steps=4, micro_batch=64))
     handle.remove()
-    assert calls == 4
+    assert calls == 8  # of wins and of losses, four times
     assert (report.steps, report.skipped_steps) == (3, 1)
     assert math.isfinite(report.loss_win + report.loss_lose + report.gradient_norm)
     assert all(np.isfinite(array).all() for array in lora.get_adapter(lm.network).values())

@@ -1,0 +1,72 @@
+"""Work on an accelerator, which goes on by itself as long as nobody asks it for data.
+
+The meta device stands for one: it has no data to give, and mixes with no tensors of the CPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tests.learner import ALPHA, RANK, load_tiny, trace
+from tests.tiny import make_tiny_model
+from training import attention, layers, lora, rollout, update
+from training.cache import Prefixes, Step
+from training.models import LanguageModel
+
+
+@pytest.fixture
+def lm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LanguageModel:
+    """On a device that tells nothing."""
+    folder = make_tiny_model(tmp_path / "tiny")
+    monkeypatch.setattr(layers, "_agrees", lambda module, form: True)  # nothing can be tried
+    with torch.device("meta"):
+        causal = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.bfloat16)
+    assert layers.streamline(causal) > 0
+    attention.use(causal)
+    network = lora.attach(causal, rank=RANK, alpha=ALPHA, dropout=0.1)
+    return dataclasses.replace(load_tiny(folder), network=network)
+
+
+def test_a_pass_of_learning_asks_for_its_losses_alone_and_last(lm: LanguageModel) -> None:
+    traces = [trace(1), trace(2, win=False), trace(3, prompt_tokens=90)]
+    asked: list[torch.Size] = []
+
+    class Asked(Exception):
+        """Stands for what the device would have answered."""
+
+    class Watched(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if function is torch.Tensor.tolist and args[0].is_meta:
+                asked.append(args[0].shape)
+                raise Asked
+            return function(*args, **kwargs or {})
+
+    lm.network.train()
+    drawn = [update._Drawn(item, 1.0) for item in traces]
+    masks = [update._push_mask(lm, item) for item in traces]
+    with pytest.raises(Asked), Watched():
+        update._pass(lm, drawn, masks, (1.0, 0.1), 0.3)
+    assert asked == [(2,)]
+    assert all(p.grad is not None and p.grad.is_meta for p in lm.network.parameters() if p.requires_grad)
+
+
+@torch.no_grad()
+def test_prompts_and_steps_of_decoding_ask_for_nothing(lm: LanguageModel) -> None:
+    lm.network.eval()
+    prompts, prefixes = [list(trace(seed, prompt_tokens=20 * seed).prompt) for seed in (1, 2, 3)], Prefixes()
+    cache, states = rollout._prefill(lm, prompts, 4, prefixes)
+    assert lm.head(states).shape == (3, len(lm.tokenizer))
+    for going in ([0, 1, 2], [0, 2]):
+        cache = cache.select(going)
+        positions = torch.tensor([len(prompts[row]) for row in going], device=lm.device)
+        states = attention.run(lm.causal, positions, positions, Step(cache))
+        assert (states.device, len(states)) == (lm.device, len(going))
+    longer = [[*prompt, 5, 6] for prompt in prompts]
+    known = [prefixes.find(prompt) for prompt in longer]
+    assert [found and found.length for found in known] == [20, 40, 60]
+    assert rollout._prefill(lm, longer, 4, prefixes)[1].is_meta
