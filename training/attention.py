@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 NAME = "spearctl"
 ROUNDED_TO = 64
 """More tokens than this are filled up to a multiple: oneDNN makes, and keeps, a kernel for each shape it has seen."""
-MOST_SCORES = 1 << 22
-"""Of one layer and one group of heads, in one go."""
+MOST_SCORES = 1 << 19
+"""Of one layer and one group of heads, in one go: more do not fit a small CPU's cache and take twice as long."""
 
 
 class Pattern(ABC):

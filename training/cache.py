@@ -12,6 +12,9 @@ from torch.nn import functional
 from training.attention import Pattern, alike, causal_mask
 from training.packing import Packing, common
 
+_AHEAD = 32
+"""Columns for new tokens that are made at once. All are looked at, since a CPU would copy a part of them first."""
+
 
 class KeyValues:
     """Keys and values of a batch, ``[B, G, columns, D]`` a layer.
@@ -32,7 +35,7 @@ class KeyValues:
         self.lengths = [row.length for row in packing.rows]
         self.prompt_columns = max(self.lengths)
         self.used = self.prompt_columns
-        self._columns = self.prompt_columns + room
+        self._columns = self.prompt_columns + min(room, _AHEAD)
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._mask: torch.Tensor | None = None
 
@@ -43,11 +46,26 @@ class KeyValues:
             self._layers[index] = like.new_zeros(shape), like.new_zeros(shape)  # in front of a sequence, too
         return self._layers[index]
 
+    def open(self) -> int:
+        """Makes room for one more token of each sequence; returns its column."""
+        column = self.used
+        if column == self._columns:
+            self._columns += _AHEAD
+            wider = (0, 0, 0, _AHEAD)
+            for at, (keys, values) in self._layers.items():
+                self._layers[at] = functional.pad(keys, wider), functional.pad(values, wider)
+            self._mask = None
+        elif self._mask is not None:
+            self._mask[:, column] = 0
+        self.used = column + 1
+        return column
+
     def mask(self, like: torch.Tensor) -> torch.Tensor:
-        """What is added to the scores of all columns: ``[B, 1, 1, columns]``, -inf in front of a sequence."""
+        """What is added to the scores of all columns: ``[B, 1, 1, columns]``, -inf where a sequence has nothing."""
         if self._mask is None:
             starts = torch.tensor([self.prompt_columns - length for length in self.lengths], device=like.device)
-            empty = torch.arange(self._columns, device=like.device) < starts[:, None]
+            column = torch.arange(self._columns, device=like.device)
+            empty = (column < starts[:, None]) | (column >= self.used)
             self._mask = torch.zeros(empty.shape, device=like.device, dtype=like.dtype).masked_fill_(empty, -torch.inf)
         return self._mask[:, None, None]
 
@@ -236,8 +254,7 @@ class Step(Pattern):
 
     def __init__(self, cache: KeyValues) -> None:
         self._cache = cache
-        self._column = cache.used
-        cache.used += 1
+        self._column = cache.open()
 
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
@@ -247,9 +264,5 @@ class Step(Pattern):
         heads, count, size = query.shape
         groups = key.shape[0]
         folded = query.transpose(0, 1).reshape(count, groups, heads // groups, size)
-        end = self._column + 1
-        mask = self._cache.mask(query)[..., :end].expand(-1, 1, heads // groups, -1)
-        seen = functional.scaled_dot_product_attention(
-            folded, keys[:, :, :end], values[:, :, :end], attn_mask=mask, scale=scale
-        )
-        return seen.reshape(count, heads, size)
+        mask = self._cache.mask(query).expand(-1, 1, heads // groups, -1)
+        return _look(folded, keys, values, mask, scale).reshape(count, heads, size)
