@@ -22,17 +22,19 @@ class KeyValues:
     Prompts end at the same column, so that all sequences go on in the next.
 
     Args:
-        packing: The prompts.
+        lengths: Tokens of each prompt.
         room: Most new tokens of a sequence.
 
     Attributes:
         lengths: Tokens of each prompt.
         prompt_columns: Columns that prompts take.
         used: Columns that hold something.
+        is_kept: Whether somebody else has it, too.
     """
 
-    def __init__(self, packing: Packing, room: int) -> None:
-        self.lengths = [row.length for row in packing.rows]
+    def __init__(self, lengths: Sequence[int], room: int) -> None:
+        self.lengths = [*lengths]
+        self.is_kept = False
         self.prompt_columns = max(self.lengths)
         self.used = self.prompt_columns
         self._columns = self.prompt_columns + min(room, _AHEAD)
@@ -87,13 +89,15 @@ class KeyValues:
         return grown
 
     def select(self, rows: Sequence[int]) -> KeyValues:
-        """The cache of some of the sequences."""
+        """The cache of some of the sequences. Where nobody keeps this one, it is emptied on the way."""
         chosen = object.__new__(KeyValues)
         chosen.lengths = [self.lengths[row] for row in rows]
         chosen.prompt_columns, chosen.used, chosen._columns = self.prompt_columns, self.used, self._columns
+        chosen.is_kept, chosen._layers, chosen._mask = False, {}, None
         index = torch.tensor(rows, device=self._layers[0][0].device)
-        chosen._layers = {at: (keys[index], values[index]) for at, (keys, values) in self._layers.items()}
-        chosen._mask = None
+        for at in [*self._layers]:
+            keys, values = self._layers[at] if self.is_kept else self._layers.pop(at)
+            chosen._layers[at] = keys[index], values[index]
         return chosen
 
 
@@ -134,6 +138,7 @@ class Prefixes:
         """Keeps the caches of prompts, which are the rows of ``cache``, as long as it is open."""
         if not self.is_open:
             return
+        cache.is_kept = True
         if self.newest_only:
             self._kept.clear()
         self._kept += [(tuple(prompt), cache, row) for row, prompt in enumerate(prompts)]
@@ -150,10 +155,11 @@ class Prefixes:
 
 
 class Prefill(Pattern):
-    """Prompts see themselves, and fill a cache."""
+    """Prompts see themselves, and fill the rows of a cache from ``first`` on."""
 
-    def __init__(self, cache: KeyValues, packing: Packing, known: Sequence[Known | None]) -> None:
+    def __init__(self, cache: KeyValues, first: int, packing: Packing, known: Sequence[Known | None]) -> None:
         self._cache = cache
+        self._first = first
         self._packing = packing
         self._known = known
         self._moves: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
@@ -171,7 +177,7 @@ class Prefill(Pattern):
         rows, columns, tokens = self._moves
         keys[rows, :, columns] = key.transpose(0, 1)[tokens]
         values[rows, :, columns] = value.transpose(0, 1)[tokens]
-        for row, known in enumerate(self._known):
+        for row, known in enumerate(self._known, self._first):
             if known is not None:
                 own, theirs = self._cache.of_row(layer, row), known.cache.of_row(layer, known.row)
                 for to, source in zip(own, theirs, strict=True):
@@ -195,7 +201,7 @@ class Prefill(Pattern):
         tokens = [[0] * (wide - len(row.own)) + list(row.own) for row in its]
         real = [at * wide + column for at, row in enumerate(its) for column in range(wide - len(row.own), wide)]
         return _Part(
-            torch.tensor(rows, device=query.device),
+            torch.tensor([self._first + row for row in rows], device=query.device),
             torch.tensor(tokens, device=query.device).flatten(),
             torch.tensor([token for row in its for token in row.own], device=query.device),
             torch.tensor(real, device=query.device),
@@ -206,7 +212,7 @@ class Prefill(Pattern):
     def _where(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Which packed token goes to which row and column."""
         moves: list[tuple[int, int, int]] = []
-        for at, row in enumerate(self._packing.rows):
+        for at, row in enumerate(self._packing.rows, self._first):
             column = self._cache.prompt_columns - row.length + row.known
             for run in row.runs:
                 moves += ((at, column + offset, token) for offset, token in enumerate(run))
@@ -233,7 +239,7 @@ class _Part:
     """Rows that attend together, their queries padded to one length.
 
     Attributes:
-        rows: Their indices ``[R]``.
+        rows: Their indices in the cache ``[R]``.
         tokens: The packed token of each query ``[R * Q]``, the first for padding.
         own: The packed tokens that are no padding ``[P]``.
         real: Their queries ``[P]``.

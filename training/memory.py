@@ -39,7 +39,7 @@ import torch
 from profiles import Profile, ProfileError
 from training.feedback import Entry
 from training.models import LanguageModel
-from training.rollout import GREEDY, sample
+from training.rollout import GREEDY, READ_TOKENS, sample
 from training.update import LOGITS_ROWS
 
 TRACE_TOKENS = 128
@@ -157,8 +157,9 @@ class Demand:
 
     def playing(self, rollout_batch: int, lengths: Lengths) -> int:
         """Of decoding so many sequences at once, all else included."""
-        one = lengths.sequence * self.cached + lengths.prompt * self.read + self.scores
-        return self.fixed + int(HEADROOM * rollout_batch * one)
+        one = lengths.sequence * self.cached + self.scores
+        read = min(rollout_batch * lengths.prompt, max(READ_TOKENS, lengths.prompt))
+        return self.fixed + int(HEADROOM * (rollout_batch * one + read * self.read))
 
     def of(self, profile: Profile, lengths: Lengths, *, learns: bool = True) -> int:
         """Of a round with a profile's batches."""

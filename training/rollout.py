@@ -6,7 +6,7 @@ batch. Finished sequences leave the batch once they are a quarter of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,8 @@ Stop = Callable[[str], bool]
 OnToken = Callable[[int, int], None]
 """Told the index of a prompt and a token of its completion, as it is chosen. What it raises ends the decoding."""
 
+READ_TOKENS = 2048
+"""Of prompts, in one pass: bounds memory, and what is computed of so many fits the cache of a CPU."""
 _WORTH_LEAVING = 0.75
 """Finished sequences leave the batch when no more than this part of it goes on: copying the cache costs something."""
 _NUCLEUS = (64, 1024)
@@ -197,13 +199,27 @@ def _prefill(
 ) -> tuple[KeyValues, torch.Tensor]:
     """Computes prompts; returns their cache, with room for new tokens, and the state of each last token."""
     found = [prefixes.find(prompt) if prefixes is not None else None for prompt in prompts]
-    packing = pack(prompts, [known.length if known else 0 for known in found])
-    cache = KeyValues(packing, room)
-    ids, positions = (torch.tensor(of, device=lm.device) for of in (packing.tokens, packing.positions))
-    states = attention.run(lm.causal, ids, positions, Prefill(cache, packing, found))
+    known = [one.length if one else 0 for one in found]
+    cache, last = KeyValues([*map(len, prompts)], room), []
+    for rows in _readings([len(prompt) - length for prompt, length in zip(prompts, known, strict=True)]):
+        packing = pack(prompts[rows], known[rows])
+        ids, positions = (torch.tensor(of, device=lm.device) for of in (packing.tokens, packing.positions))
+        states = attention.run(lm.causal, ids, positions, Prefill(cache, rows.start, packing, found[rows]))
+        last.append(states[torch.tensor([row.last for row in packing.rows], device=lm.device)])
     if prefixes is not None:
         prefixes.keep(prompts, cache)
-    return cache, states[torch.tensor([row.last for row in packing.rows], device=lm.device)]
+    return cache, torch.cat(last)
+
+
+def _readings(counts: Sequence[int]) -> Iterator[slice]:
+    """Splits prompts of so many tokens, in their order, into passes of ``READ_TOKENS``, or one prompt, at most."""
+    start = tokens = 0
+    for at, count in enumerate(counts):
+        if at > start and tokens + count > READ_TOKENS:
+            yield slice(start, at)
+            start, tokens = at, 0
+        tokens += count
+    yield slice(start, len(counts))
 
 
 def _pick(logits: torch.Tensor, sampling: Sampling, draws: torch.Tensor) -> torch.Tensor:

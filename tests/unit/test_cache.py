@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.learner import load_tiny, make_loud_model, on_head, stir
-from training import rollout
+from training import cache, rollout
 from training.cache import Prefixes
 from training.models import LanguageModel
 from training.rollout import GREEDY, Completion, Sampling, sample
@@ -67,6 +67,38 @@ def test_tries_that_go_on_from_a_kept_prompt_are_what_they_are_without(lm: Langu
     assert plainly - tokens >= 25 + 12 + 11  # what a batch shares, it shares without being told
 
 
+@pytest.mark.parametrize("most", [1, 50, 77])
+def test_prompts_are_read_a_few_at_a_time_and_say_the_same(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    prompts = random_prompts(40, 3, 33, 20, 9, begin=[7, 8])
+    longer = [[*prompt, 5, 6] for prompt in prompts]
+    together = [sample(lm, asked, [6] * 5, GREEDY, batch=5) for asked in (prompts, longer)]
+    passes: list[int] = []
+    handle = lm.causal.get_input_embeddings().register_forward_hook(
+        lambda _module, args, _out: passes.append(args[0].numel())
+    )
+    monkeypatch.setattr(rollout, "READ_TOKENS", most)
+    prefixes = Prefixes()
+    assert [sample(lm, asked, [6] * 5, GREEDY, batch=5, prefixes=prefixes) for asked in (prompts, longer)] == together
+    handle.remove()
+    read = {1: [42, 35, 22, 11, 5], 50: [42, 35, 34], 77: [75, 34]}[most]  # beginnings of a pass once
+    assert passes[: len(read)] == [count + (-count % 64 if count > 64 else 0) for count in read]
+
+
+def test_a_long_answer_outgrows_its_first_columns_and_goes_on(lm: LanguageModel) -> None:
+    prompts, limit = random_prompts(9, 4), 3 * cache._AHEAD
+    alone = [sample(lm, [prompt], [limit], GREEDY, batch=1)[0] for prompt in prompts]
+    lm.network.eval()
+    for prompt, found in zip(prompts, alone, strict=True):
+        ids = torch.tensor([[*prompt, *found.tokens]])
+        with torch.inference_mode():
+            said = lm.causal(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 :].argmax(-1).tolist()
+        assert said[: len(found.tokens)] == [*found.tokens]
+    assert max(len(found.tokens) for found in alone) > 2 * cache._AHEAD
+    assert sample(lm, prompts, [limit] * 2, GREEDY, batch=2) == alone
+
+
 def test_whole_caches_are_kept_however_the_batch_shrinks(lm: LanguageModel) -> None:
     prompts = random_prompts(5, 8, 3, 12)
     limits = [1, 9, 2, 4]
@@ -78,6 +110,9 @@ def test_whole_caches_are_kept_however_the_batch_shrinks(lm: LanguageModel) -> N
     assert found.length == 8
     assert prefixes.find(prompts[1]).length == 7  # type: ignore[union-attr]  # the last token's state is wanted
     assert prefixes.find([251, 3]) is None
+    longer = [[*prompt, 7, 8] for prompt in prompts]
+    again = sample(lm, longer, limits, GREEDY, batch=4)
+    assert sample(lm, longer, limits, GREEDY, batch=4, prefixes=prefixes) == again
 
 
 def test_sampling_has_the_distribution_that_generate_has(lm: LanguageModel) -> None:
