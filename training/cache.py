@@ -24,6 +24,7 @@ class KeyValues:
     Args:
         lengths: Tokens of each prompt.
         room: Most new tokens of a sequence.
+        is_frugal: Whether attention is to take less memory, and more time.
 
     Attributes:
         lengths: Tokens of each prompt.
@@ -32,8 +33,9 @@ class KeyValues:
         is_kept: Whether somebody else has it, too.
     """
 
-    def __init__(self, lengths: Sequence[int], room: int) -> None:
+    def __init__(self, lengths: Sequence[int], room: int, *, is_frugal: bool = False) -> None:
         self.lengths = [*lengths]
+        self.is_frugal = is_frugal
         self.is_kept = False
         self.prompt_columns = max(self.lengths)
         self.used = self.prompt_columns
@@ -93,7 +95,7 @@ class KeyValues:
         chosen = object.__new__(KeyValues)
         chosen.lengths = [self.lengths[row] for row in rows]
         chosen.prompt_columns, chosen.used, chosen._columns = self.prompt_columns, self.used, self._columns
-        chosen.is_kept, chosen._layers, chosen._mask = False, {}, None
+        chosen.is_frugal, chosen.is_kept, chosen._layers, chosen._mask = self.is_frugal, False, {}, None
         index = torch.tensor(rows, device=self._layers[0][0].device)
         for at in [*self._layers]:
             keys, values = self._layers[at] if self.is_kept else self._layers.pop(at)
@@ -189,7 +191,7 @@ class Prefill(Pattern):
             padded = by_token[part.tokens].view(len(part.rows), -1, heads, size).transpose(1, 2)
             folded = padded.reshape(len(part.rows), key.shape[0], -1, size)
             its_keys, its_values = (of[part.rows, :, part.first : self._cache.prompt_columns] for of in (keys, values))
-            out = _look(folded, its_keys, its_values, part.mask, scale)
+            out = _look(folded, its_keys, its_values, part.mask, scale, is_frugal=self._cache.is_frugal)
             out = out.view(padded.shape).transpose(1, 2).reshape(-1, heads, size)
             seen[part.own] = out[part.real]
         return seen
@@ -222,14 +224,15 @@ class Prefill(Pattern):
 
 
 def _look(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float, *, is_frugal: bool
 ) -> torch.Tensor:
     """softmax(scale q k^T + mask) v.
 
-    On a CPU in bfloat16 the plain form takes half as long as PyTorch's fused one. It rounds scores as a training step
-    does; on text, that moves the model's predictions no further from those with fp32 attention.
+    On a CPU in bfloat16 the plain form takes half as long as PyTorch's fused one, and a tenth more memory for the
+    kernels of its many shapes. It rounds scores as a training step does; on text, that moves the model's predictions no
+    further from those with fp32 attention.
     """
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and not is_frugal:
         return ((query * scale) @ key.transpose(-1, -2)).add_(mask).softmax(-1) @ value
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
 
@@ -271,4 +274,5 @@ class Step(Pattern):
         groups = key.shape[0]
         folded = query.transpose(0, 1).reshape(count, groups, heads // groups, size)
         mask = self._cache.mask(query).expand(-1, 1, heads // groups, -1)
-        return _look(folded, keys, values, mask, scale).reshape(count, heads, size)
+        seen = _look(folded, keys, values, mask, scale, is_frugal=self._cache.is_frugal)
+        return seen.reshape(count, heads, size)
