@@ -27,6 +27,8 @@ from pexpect import fdpexpect
 from tests.cli import clean_environment
 
 LIMIT_S = 60
+SEED = 1
+"""Of what the model says, unless a test chooses: by chance a second answer may be the first one again."""
 ASK, JUDGE = "\r\n> ", "\r\n+/- > "
 
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
@@ -84,7 +86,7 @@ def chatting(folder: Path, *arguments: str, columns: int = 160, **environ: str) 
     opened, opened_end = _CONTEXT.Pipe(duplex=False)
     environment = {**clean_environment(folder), "TERM": "dumb", **environ}
     _CONTEXT.set_forkserver_preload(["torch", "peft", "spearctl.app", "spearctl.talk", "training.rounds"])
-    command = ("chat", *arguments)
+    command = ("chat", "--seed", str(SEED), *arguments)
     process = _CONTEXT.Process(target=_chat, args=(command, environment, os.ttyname(theirs), opened_end))
     process.start()
     opened_end.close()

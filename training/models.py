@@ -74,6 +74,11 @@ class LanguageModel:
         return self.causal.dtype
 
     @property
+    def recomputes(self) -> bool:
+        """Whether activations are computed again in the backward pass, to take less memory."""
+        return any(getattr(module, "gradient_checkpointing", False) for module in self.causal.modules())
+
+    @property
     def eos_id(self) -> int:
         """The token a completion ends with when it is trained on."""
         return int(self.tokenizer.eos_token_id)

@@ -200,7 +200,7 @@ def _prefill(
     """Computes prompts; returns their cache, with room for new tokens, and the state of each last token."""
     found = [prefixes.find(prompt) if prefixes is not None else None for prompt in prompts]
     known = [one.length if one else 0 for one in found]
-    cache, last = KeyValues([*map(len, prompts)], room, is_frugal=lm.causal.is_gradient_checkpointing), []
+    cache, last = KeyValues([*map(len, prompts)], room, is_frugal=lm.recomputes), []
     for rows in _readings([len(prompt) - length for prompt, length in zip(prompts, known, strict=True)]):
         packing = pack(prompts[rows], known[rows])
         ids, positions = (torch.tensor(of, device=lm.device) for of in (packing.tokens, packing.positions))

@@ -101,16 +101,33 @@ def round_rows(repeats: int) -> list[Row]:
         ours, baseline = np.median(found, axis=0).tolist()
         ratio = float(np.median(found[:, 0] / found[:, 1]))
         rows.append({"row": f"{name}, {unit}:", "ours": ours, "baseline": baseline, "ratio": ratio})
+    equal = [(same_work_s(*pair), pair[1]["seconds"]) for pair in pairs]
     seconds = [float(np.median([pair[way]["seconds"] for pair in pairs])) for way in (0, 1)]
     peaks = [float(np.median([pair[way]["peak_bytes"] for pair in pairs])) / 1e9 for way in (0, 1)]
     base, linear = (float(np.median([pair[0][f"{what}_of_machine"] for pair in pairs])) for what in ("base", "linear"))
     return [
         *rows,
         {"row": "whole round, s:", "ours": seconds[0], "baseline": seconds[1]},
+        {
+            "row": "whole round, as much sampled and learned as the baseline's, s:",
+            "ours": float(np.median([ours for ours, _ in equal])),
+            "ratio": float(np.median([baseline / ours for ours, baseline in equal])),
+        },
         {"row": "peak memory, GB:", "ours": peaks[0], "baseline": peaks[1]},
         {"row": "training step, of the machine's rate of products, base weights:", "ours": base},
         {"row": "training step, of the machine's rate of products, linear layers with adapters:", "ours": linear},
     ]
+
+
+def same_work_s(ours: dict[str, Any], baseline: dict[str, Any]) -> float:
+    """Seconds that ours would take, at its own rates, for as many tokens as the baseline sampled and learned from.
+
+    What is sampled decides how many tokens a round is, so that two rounds are no equal work.
+    """
+    rest_s = float(ours["seconds"] - ours["sampling_s"] - ours["stepping_s"])
+    for tokens, spent_s in (("sampled", "sampling_s"), ("stepped", "stepping_s")):
+        rest_s += baseline[tokens] / ours[tokens] * ours[spent_s]
+    return rest_s
 
 
 def one_round(way: str) -> dict[str, Any]:

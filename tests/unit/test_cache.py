@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.learner import load_tiny, make_loud_model, on_head, stir
-from training import cache, rollout
+from training import cache, memory, rollout
 from training.cache import Prefixes
 from training.models import LanguageModel
 from training.rollout import GREEDY, Completion, Sampling, sample
@@ -149,7 +149,8 @@ def test_greedy_is_what_generate_says(lm: LanguageModel) -> None:
     assert [*ours.tokens, *[lm.eos_id] * ours.ended][: len(found)] == found
 
 
-def test_half_precision_says_nearly_what_full_precision_says_of_every_prompt(tmp_path: Path) -> None:
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_half_precision_says_nearly_what_full_precision_says_of_every_prompt(tmp_path: Path, recomputes: bool) -> None:
     def first_scores(model: LanguageModel, prompts: list[list[int]]) -> torch.Tensor:
         seen: list[torch.Tensor] = []
         handle = on_head(model, seen.append)
@@ -158,6 +159,7 @@ def test_half_precision_says_nearly_what_full_precision_says_of_every_prompt(tmp
         return torch.cat(seen).float()
 
     half, whole = (load_tiny(make_loud_model(tmp_path / dtype), dtype=dtype) for dtype in ("bfloat16", "float32"))
+    memory.recompute(half, recomputes)  # such a model attends in another way
     prompts = random_prompts(90, 33, 20, 3)  # the longest first, as they are decoded
     prompts.insert(1, [*prompts[0][:60], *prompts[2]])
     exact = torch.cat([first_scores(whole, [prompt]) for prompt in prompts])
