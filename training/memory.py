@@ -7,7 +7,7 @@ layers, L the layers, h the width between them, V the vocabulary and b the bytes
     trained again    2 b L h + 3 b (S / L + 2 h)
                                              with checkpointing: what is between layers, and one layer with gradients
     cached           3 b L kv_heads head     keys and values of a decoded sequence, and half again while rows leave
-    read             b S / L                 one layer's, without gradients
+    read             b S / L                 one layer's, without gradients, of the prompts of one pass
 
 and a row of scores V (2 b + 16): as computed, chosen from, in float32, and with two temporaries as large. On top come
 gradients, both moments of AdamW and a copy of the adapter, what passes of other lengths leave behind, and what was
@@ -138,7 +138,7 @@ class Demand:
         trained: Of a token in a training pass.
         trained_again: The same with checkpointing.
         cached: Of a token of a sequence that is being decoded.
-        read: Of a token of a prompt while it is read.
+        read: Of a token of a prompt while it is read; never more than a pass of them are.
         scores: Of a token whose scores over the vocabulary are computed.
     """
 
