@@ -5,7 +5,8 @@
     python -m tests.benchmarks --calibrate        accuracy after a few rounds at several learning rates instead
     python -m tests.benchmarks --json FILE        also as JSON
 
-The baseline is in `baseline.py`. A round of it takes five minutes on two CPU cores; --repeats 1 is quicker.
+The baseline is in `baseline.py`. A round of it takes five minutes on two CPU cores; --repeats 1 is quicker. Where there
+is an NVIDIA GPU, the same rounds are played there too.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import platformdirs
+import torch
 
 import profiles
 from spearctl.questions import demo_log
@@ -61,6 +63,8 @@ def main() -> None:
     sources.resolve("smollm2-135m", MODELS, say=print)
     print(f"default model, one round each way; medians of {options.repeats}", flush=True)
     rows = round_rows(options.repeats)
+    if torch.cuda.is_available():
+        rows += [{**row, "row": f"GPU: {row['row']}"} for row in round_rows(options.repeats, "--gpu")]
     if options.data:
         rows += strategyqa_rows(options.data)
     for row in rows:
@@ -87,9 +91,9 @@ def load() -> models.LanguageModel:
     return lm
 
 
-def round_rows(repeats: int) -> list[Row]:
+def round_rows(repeats: int, *options: str) -> list[Row]:
     """One whole round, ours and the plain way, in turn, each in a process of its own; medians of ratios."""
-    pairs = [[one_round(way) for way in ("ours", "baseline")] for _ in range(repeats)]
+    pairs = [[one_round(way, *options) for way in ("ours", "baseline")] for _ in range(repeats)]
     rows = []
     for name, unit, figure in (
         ("rollouts", "tokens/s", lambda found: found["sampled"] / found["sampling_s"]),
@@ -130,9 +134,9 @@ def same_work_s(ours: dict[str, Any], baseline: dict[str, Any]) -> float:
     return rest_s
 
 
-def one_round(way: str) -> dict[str, Any]:
+def one_round(way: str, *options: str) -> dict[str, Any]:
     """What ``tests.benchmarks.round`` prints."""
-    command = [sys.executable, "-m", "tests.benchmarks.round", way, str(MODELS)]
+    command = [sys.executable, "-m", "tests.benchmarks.round", way, str(MODELS), *options]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found

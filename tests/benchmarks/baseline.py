@@ -23,7 +23,7 @@ from training.traces import Trace
 from training.update import UpdateConfig, UpdateReport
 
 
-def load(source: ModelSource, settings: LoraSettings) -> LanguageModel:
+def load(source: ModelSource, settings: LoraSettings, device: str) -> LanguageModel:
     """A base model in fp32 with PEFT's layers."""
     causal = cast(Any, AutoModelForCausalLM).from_pretrained(source.folder, dtype=torch.float32)
     config = LoraConfig(
@@ -31,7 +31,7 @@ def load(source: ModelSource, settings: LoraSettings) -> LanguageModel:
         task_type="CAUSAL_LM",
     )  # fmt: skip
     tokenizer = AutoTokenizer.from_pretrained(source.folder)
-    network = cast(Any, get_peft_model(causal, config))
+    network = cast(Any, get_peft_model(causal, config)).to(device)
     return LanguageModel(network, tokenizer, source, source.prompt_format, None, 1024)
 
 
@@ -59,8 +59,8 @@ def sample(
         ids = torch.tensor([[lm.pad_id] * (width - len(prompts[row])) + list(prompts[row]) for row in rows])
         mask = torch.tensor([[0] * (width - len(prompts[row])) + [1] * len(prompts[row]) for row in rows])
         out = lm.network.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=max(limits[row] for row in rows),
-            pad_token_id=lm.pad_id, **how,
+            input_ids=ids.to(lm.device), attention_mask=mask.to(lm.device),
+            max_new_tokens=max(limits[row] for row in rows), pad_token_id=lm.pad_id, **how,
         )  # fmt: skip
         for row, tokens in zip(rows, out[:, width:].tolist(), strict=True):
             end = next((at for at, token in enumerate(tokens) if token in lm.eos_ids), len(tokens))
@@ -77,7 +77,7 @@ def update(lm: LanguageModel, traces: Sequence[Trace], config: UpdateConfig, **_
     wins, losses = [t for t in traces if t.win], [t for t in traces if not t.win]
     figures, tokens = [], 0
     for _step in range(config.steps if wins else 0):
-        loss_win = loss_lose = torch.zeros(())
+        loss_win = loss_lose = torch.zeros((), device=lm.device)
         for kind in (wins, losses):
             if not kind:
                 continue
@@ -88,7 +88,7 @@ def update(lm: LanguageModel, traces: Sequence[Trace], config: UpdateConfig, **_
                 loss_win = likelihood_loss(logits, labels)
                 (config.lambda_win * loss_win).backward()
             else:
-                weights = torch.tensor([trace.weight for trace in drawn])
+                weights = torch.tensor([trace.weight for trace in drawn], device=lm.device)
                 loss_lose = unlikelihood_loss(logits, labels, weights, margin=config.margin, eos_id=lm.eos_id)
                 (config.lambda_lose * loss_lose).backward()
         norm = float(clip_grad_norm_(parameters, config.clip))
@@ -108,5 +108,5 @@ def _logits(lm: LanguageModel, traces: Sequence[Trace]) -> tuple[torch.Tensor, t
         ids[row, : trace.length] = torch.tensor(trace.sequence)
         labels[row, len(trace.prompt) : trace.length] = torch.tensor(trace.completion)
     mask = torch.arange(width) < torch.tensor([trace.length for trace in traces])[:, None]
-    logits = lm.network(input_ids=ids, attention_mask=mask.long()).logits
-    return logits[:, :-1], labels[:, 1:]
+    logits = lm.network(input_ids=ids.to(lm.device), attention_mask=mask.long().to(lm.device)).logits
+    return logits[:, :-1], labels[:, 1:].to(lm.device)

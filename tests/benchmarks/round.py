@@ -1,6 +1,7 @@
-"""One whole round in a process of its own: ``python -m tests.benchmarks.round WAY FOLDER [--budget BYTES]``.
+"""One whole round in a process of its own: ``python -m tests.benchmarks.round WAY FOLDER [--gpu]``.
 
-WAY is ``ours`` or ``baseline``, FOLDER holds downloaded models. Prints one JSON object.
+WAY is ``ours`` or ``baseline``, FOLDER holds downloaded models. With --gpu both work on the GPU, ours with the profile
+that is chosen for it. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -42,23 +43,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.round", description=__doc__)
     parser.add_argument("way", choices=["ours", "baseline"])
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--gpu", action="store_true")
     options = parser.parse_args()
-    print(json.dumps(measure(options.way, options.folder)))
+    print(json.dumps(measure(options.way, options.folder, gpu=options.gpu)))
 
 
-def load(way: str, folder: Path) -> tuple[LanguageModel, profiles.Profile]:
+def load(way: str, folder: Path, *, gpu: bool = False) -> tuple[LanguageModel, profiles.Profile]:
     """The default model, with the start that every device shares."""
-    profile = profiles.resolve(profiles.load("cpu"), profiles.detect(accelerators=False))
+    hardware = profiles.detect(accelerators=gpu)
+    profile = profiles.resolve(profiles.load(profiles.choose(hardware).profile if gpu else "cpu"), hardware)
     source = sources.resolve("smollm2-135m", folder, say=lambda _: None)
-    torch.set_num_threads(profile.threads)
-    lm = baseline.load(source, LoraSettings()) if way == "baseline" else models.load(source, profile, LoraSettings())
+    if profile.threads:
+        torch.set_num_threads(profile.threads)
+    if way == "baseline":
+        lm = baseline.load(source, LoraSettings(), profile.device)
+    else:
+        lm = models.load(source, profile, LoraSettings())
     lora.set_adapter(lm.network, initial_adapter(source.fingerprint, lm.adapter_shape))
     return lm, profile
 
 
-def measure(way: str, folder: Path) -> dict[str, Any]:
+def measure(way: str, folder: Path, *, gpu: bool = False) -> dict[str, Any]:
     """Times a round, its rollouts and its steps."""
-    lm, profile = load(way, folder)
+    lm, profile = load(way, folder, gpu=gpu)
     sampled, stepped = Counted(selfplay.sample), Counted(rounds.update)
     if way == "baseline":
         sampled, stepped = Counted(baseline.sample), Counted(baseline.update)
@@ -85,7 +92,7 @@ def measure(way: str, folder: Path) -> dict[str, Any]:
         started = time.perf_counter()
         report = rounds.run_round(lm, store, history, Pool(questions(ROLLOUTS), trained=frozenset(), played={}), config)
         seconds = time.perf_counter() - started
-    peak_bytes = gauge("cpu").peak()
+    peak_bytes = gauge(profile.device).peak()
     base_s, linear_s = (0.0, 0.0) if way == "baseline" else machine_s(lm, profile.micro_batch * 128, passed)
     return {
         "seconds": seconds,
@@ -114,34 +121,44 @@ def machine_s(lm: LanguageModel, rows: int, tokens: int) -> tuple[float, float]:
     base = linear = 0.0
     with torch.inference_mode():
         for (inputs, widths, ranks), times in shapes.items():
-            found = _group_s(lm.dtype, rows, inputs, widths, ranks)
+            found = _group_s(lm, rows, inputs, widths, ranks)
             base, linear = base + times * found[0], linear + times * found[1]
     return base * tokens / rows, linear * tokens / rows
 
 
 def _group_s(
-    dtype: torch.dtype, rows: int, inputs: int, widths: tuple[int, ...], ranks: tuple[int, ...]
+    lm: LanguageModel, rows: int, inputs: int, widths: tuple[int, ...], ranks: tuple[int, ...]
 ) -> tuple[float, float]:
     """Seconds for layers that share an input ``[rows, inputs]``: without adapters, and with them."""
     outs, rank = sum(widths), sum(ranks)
-    x, y, low, both = (torch.randn(rows, width).to(dtype) for width in (inputs, outs, rank, inputs + rank))
+    x, y, low, both = (
+        torch.randn(rows, width).to(lm.device, lm.dtype) for width in (inputs, outs, rank, inputs + rank)
+    )
     parts = [*zip(y.split(widths, 1), low.split(ranks, 1), strict=True)]
-    base = _seconds(lambda weight: (functional.linear(x, weight), y @ weight), (outs, inputs), dtype)
-    down = _seconds(lambda down: (functional.linear(x, down), low @ down, low.t() @ x), (rank, inputs), dtype)
-    wide = _seconds(lambda weight: (functional.linear(both, weight), y @ weight), (outs, inputs + rank), dtype)
-    to_ups = _seconds(lambda _: [its.t() @ part for part, its in parts], (1, 1), dtype)
+    base = _seconds(lambda weight: (functional.linear(x, weight), y @ weight), (outs, inputs), lm)
+    down = _seconds(lambda down: (functional.linear(x, down), low @ down, low.t() @ x), (rank, inputs), lm)
+    wide = _seconds(lambda weight: (functional.linear(both, weight), y @ weight), (outs, inputs + rank), lm)
+    to_ups = _seconds(lambda _: [its.t() @ part for part, its in parts], (1, 1), lm)
     return base, wide + down + to_ups
 
 
-def _seconds(product: Callable[[torch.Tensor], object], shape: tuple[int, int], dtype: torch.dtype) -> float:
+def _seconds(product: Callable[[torch.Tensor], object], shape: tuple[int, int], lm: LanguageModel) -> float:
     """Of products with a weight of that shape, another one each time, as in a model."""
-    weights, found = [torch.randn(shape).to(dtype) for _ in range(8)], []
+    weights, found = [torch.randn(shape).to(lm.device, lm.dtype) for _ in range(8)], []
     for _ in range(5):
+        finish()
         started = time.perf_counter()
         for weight in weights:
             product(weight)
+        finish()
         found.append((time.perf_counter() - started) / len(weights))
     return float(np.median(found))
+
+
+def finish() -> None:
+    """Waits for what a GPU was given to do."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 class Counted:
@@ -155,6 +172,7 @@ class Counted:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         started = time.perf_counter()
         found = self.function(*args, **kwargs)
+        finish()
         self.seconds += time.perf_counter() - started
         self.amount += sum(len(c.tokens) + c.ended for c in found) if isinstance(found, list) else found.tokens
         return found

@@ -31,7 +31,7 @@ def ours(tiny_folder: Path) -> LanguageModel:
 @pytest.fixture
 def plain(ours: LanguageModel) -> LanguageModel:
     """The same model and adapter with nothing of ours in it."""
-    lm = baseline.load(ours.source, LoraSettings(rank=RANK, alpha=ALPHA, dropout=0.0))
+    lm = baseline.load(ours.source, LoraSettings(rank=RANK, alpha=ALPHA, dropout=0.0), "cpu")
     lora.set_adapter(lm.network, lora.get_adapter(ours.network))
     assert lora.get_adapter(lm.network).keys() == lora.get_adapter(ours.network).keys()
     return lm
