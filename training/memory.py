@@ -12,8 +12,8 @@ layers, L the layers, h the width between them, V the vocabulary and b the bytes
 and a row of scores V (2 b + 16): as computed, chosen from, in float32, and with two temporaries as large. On top come
 gradients, both moments of AdamW and a copy of the adapter, what passes of other lengths leave behind, and what was
 resident before any of it. `HEADROOM` is for what an allocator wastes. Measured with SmolLM2-135M in bfloat16, a token
-of a pass took 0.79 MB and with checkpointing 0.17, where this says 0.82 and 0.16 (headroom included), and a sequence of
-128 tokens 7.5 MB, where it says 8.0.
+of a pass with checkpointing took 0.17 MB, where this says 0.16 (headroom included), and a sequence of 128 tokens 7.5
+MB, where it says 8.0; rounds with passes of 640 tokens took 1.55 to 1.61 GB, where it says 1.55 to 1.60.
 
 Does not cover: the memory of an Apple GPU, of which only what counts as the process's own is seen, more than one CUDA
 device, swapped pages, and what the process took before the model was loaded if that was given back since.
@@ -46,6 +46,7 @@ TRACE_TOKENS = 128
 """What `micro_batch` counts in; see `training.update`."""
 
 HEADROOM = 1.2
+_HEADROOM_KEPT = 1.4  # of passes whose activations are kept, for the kernels of their attention's many shapes; measured
 _AGAIN = 1.02  # what a model takes differs a little from run to run
 _FLOAT = 4  # bytes of a master weight
 _STRAY_TOKENS = 230  # what the allocator and oneDNN keep of passes of other lengths, in tokens of a pass; measured
@@ -152,8 +153,8 @@ class Demand:
     def learning(self, micro_batch: int, lengths: Lengths, *, checkpointing: bool) -> int:
         """Of one training pass, all else included. A trace longer than the pass is one of its own."""
         tokens = max(micro_batch * TRACE_TOKENS, lengths.sequence)
-        kept = tokens * (self.trained_again if checkpointing else self.trained)
-        return self.fixed + int(HEADROOM * (kept + LOGITS_ROWS * self.scores))
+        kept = HEADROOM * self.trained_again if checkpointing else _HEADROOM_KEPT * self.trained
+        return self.fixed + int(tokens * kept + HEADROOM * LOGITS_ROWS * self.scores)
 
     def playing(self, rollout_batch: int, lengths: Lengths) -> int:
         """Of decoding so many sequences at once, all else included."""

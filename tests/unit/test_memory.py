@@ -43,7 +43,7 @@ def test_a_budget_with_room_leaves_a_profile_as_it_is() -> None:
 
 
 def test_a_smaller_budget_makes_batches_smaller_before_it_turns_checkpointing_on() -> None:
-    fitted = [fit(CPU, DEMAND, LENGTHS, budget * MB) for budget in (2000, 900, 700, 590)]
+    fitted = [fit(CPU, DEMAND, LENGTHS, budget * MB) for budget in (2000, 950, 730, 590)]
     for larger, smaller in pairwise([CPU, *fitted]):
         assert smaller.rollout_batch <= larger.rollout_batch
     assert [(one.micro_batch, one.checkpointing) for one in fitted] == [(8, False), (4, False), (2, False), (8, True)]
