@@ -10,7 +10,9 @@ import numpy as np
 from tests.nodes import Peer, Steps, agree, swarm, until
 
 LARGE = 6_000_000
-"""Parameters: a delta of some 12 MB, which is half a hundred pieces."""
+"""Parameters: a delta of some megabytes."""
+PIECE_BYTES = 4096
+"""So that it takes a thousand and more questions and answers, and a status falls between them on any machine."""
 
 
 def some_steps(parameters: int) -> Steps:
@@ -18,7 +20,7 @@ def some_steps(parameters: int) -> Steps:
 
 
 def test_status_is_answered_before_a_transfer_is_done(tmp_path: Path) -> None:
-    with swarm(tmp_path, "ada", "bob", parameters=LARGE) as made:
+    with swarm(tmp_path, "ada", "bob", parameters=LARGE, CHUNK_BYTES=PIECE_BYTES) as made:
         made.up()
         ada, bob = made
         bob.learn(some_steps(LARGE), wins=3)
