@@ -12,7 +12,7 @@ from torch.nn import functional
 from training.attention import Pattern, alike, causal_mask
 from training.packing import Packing, common
 
-_AHEAD = 32
+AHEAD = 32
 """Columns for new tokens that are made at once. All are looked at, since a CPU would copy a part of them first."""
 
 
@@ -25,6 +25,7 @@ class KeyValues:
         lengths: Tokens of each prompt.
         room: Most new tokens of a sequence.
         is_frugal: Whether attention is to take less memory, and more time.
+        ahead: Columns for new tokens that are made at once.
 
     Attributes:
         lengths: Tokens of each prompt.
@@ -33,15 +34,17 @@ class KeyValues:
         is_kept: Whether somebody else has it, too.
     """
 
-    def __init__(self, lengths: Sequence[int], room: int, *, is_frugal: bool = False) -> None:
+    def __init__(self, lengths: Sequence[int], room: int, *, is_frugal: bool = False, ahead: int = AHEAD) -> None:
         self.lengths = [*lengths]
         self.is_frugal = is_frugal
         self.is_kept = False
         self.prompt_columns = max(self.lengths)
         self.used = self.prompt_columns
-        self._columns = self.prompt_columns + min(room, _AHEAD)
+        self._ahead = ahead
+        self._columns = self.prompt_columns + min(room, ahead)
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._mask: torch.Tensor | None = None
+        self._column: torch.Tensor | None = None
 
     def layer(self, index: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of a layer; made, for ``like [G, N, D]``, where there are none yet."""
@@ -50,28 +53,35 @@ class KeyValues:
             self._layers[index] = like.new_zeros(shape), like.new_zeros(shape)  # in front of a sequence, too
         return self._layers[index]
 
-    def open(self) -> int:
-        """Makes room for one more token of each sequence; returns its column."""
-        column = self.used
-        if column == self._columns:
-            self._columns += _AHEAD
-            wider = (0, 0, 0, _AHEAD)
+    def open(self) -> bool:
+        """Makes room for one more token of each sequence; whether that took other tensors than before."""
+        is_full = self.used == self._columns
+        if is_full:
+            self._columns += self._ahead
+            wider = (0, 0, 0, self._ahead)
             for at, (keys, values) in self._layers.items():
                 self._layers[at] = functional.pad(keys, wider), functional.pad(values, wider)
             self._mask = None
-        elif self._mask is not None:
-            self._mask[:, column] = 0
-        self.used = column + 1
-        return column
+        self.used += 1
+        return is_full
 
-    def mask(self, like: torch.Tensor) -> torch.Tensor:
-        """What is added to the scores of all columns: ``[B, 1, 1, columns]``, -inf where a sequence has nothing."""
+    def advance(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Moves on to the token that there is room for now. All that changes is in tensors, so it can be replayed.
+
+        Returns:
+            Its column ``[1]``, and what is added to the scores of all columns: ``[B, 1, 1, columns]``, -inf where a
+            sequence has nothing.
+        """
+        if self._column is None:
+            self._column = torch.tensor([self.used - 2], device=like.device)
         if self._mask is None:
             starts = torch.tensor([self.prompt_columns - length for length in self.lengths], device=like.device)
             column = torch.arange(self._columns, device=like.device)
             empty = (column < starts[:, None]) | (column >= self.used)
             self._mask = torch.zeros(empty.shape, device=like.device, dtype=like.dtype).masked_fill_(empty, -torch.inf)
-        return self._mask[:, None, None]
+        self._column += 1
+        self._mask.index_fill_(1, self._column, 0)
+        return self._column, self._mask[:, None, None]
 
     def of_row(self, index: int, row: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of one prompt in a layer, ``[G, length, D]`` each."""
@@ -95,7 +105,8 @@ class KeyValues:
         chosen = object.__new__(KeyValues)
         chosen.lengths = [self.lengths[row] for row in rows]
         chosen.prompt_columns, chosen.used, chosen._columns = self.prompt_columns, self.used, self._columns
-        chosen.is_frugal, chosen.is_kept, chosen._layers, chosen._mask = self.is_frugal, False, {}, None
+        chosen.is_frugal, chosen.is_kept, chosen._ahead = self.is_frugal, False, self._ahead
+        chosen._layers, chosen._mask, chosen._column = {}, None, None
         index = torch.tensor(rows, device=self._layers[0][0].device)
         for at in [*self._layers]:
             keys, values = self._layers[at] if self.is_kept else self._layers.pop(at)
@@ -259,20 +270,25 @@ class _Part:
 
 
 class Step(Pattern):
-    """Each sequence goes on by one token, which sees all before it."""
+    """Each sequence goes on by one token, for which its cache was opened, and which sees all before it."""
 
     def __init__(self, cache: KeyValues) -> None:
         self._cache = cache
-        self._column = cache.open()
+        self._place: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
     ) -> torch.Tensor:
         keys, values = self._cache.layer(layer, key)
-        keys[:, :, self._column], values[:, :, self._column] = key.transpose(0, 1), value.transpose(0, 1)
+        if self._place is None:
+            self._place = self._cache.advance(query)
+        column, mask = self._place
+        for of, its in ((keys, key), (values, value)):
+            of.index_copy_(2, column, its.transpose(0, 1)[:, :, None])
         heads, count, size = query.shape
         groups = key.shape[0]
         folded = query.transpose(0, 1).reshape(count, groups, heads // groups, size)
-        mask = self._cache.mask(query).expand(-1, 1, heads // groups, -1)
-        seen = _look(folded, keys, values, mask, scale, is_frugal=self._cache.is_frugal)
+        seen = _look(
+            folded, keys, values, mask.expand(-1, 1, heads // groups, -1), scale, is_frugal=self._cache.is_frugal
+        )
         return seen.reshape(count, heads, size)

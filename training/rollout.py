@@ -1,7 +1,7 @@
 """Sampling completions from the current policy, many prompts at once.
 
 Every prompt draws from its own stream of random numbers, so what is sampled does not depend on which prompts share a
-batch. Finished sequences leave the batch once they are a quarter of it.
+batch. Finished sequences leave the batch once they are a good part of it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import numpy.typing as npt
 import torch
 
 from training import attention
-from training.cache import KeyValues, Prefill, Prefixes, Step
+from training.cache import KeyValues, Prefill, Prefixes
 from training.halving import halving
 from training.models import LanguageModel
 from training.packing import pack
+from training.stepping import Steps, columns_ahead
 
 Notify = Callable[[str, int, int], None]
 """Called at safe points with (phase, done, total). It may raise Interrupted: the work in progress is dropped."""
@@ -30,8 +31,6 @@ OnToken = Callable[[int, int], None]
 
 READ_TOKENS = 2048
 """Of prompts, in one pass: bounds memory, and what is computed of so many fits the cache of a CPU."""
-_WORTH_LEAVING = 0.75
-"""Finished sequences leave the batch when no more than this part of it goes on: copying the cache costs something."""
 _NUCLEUS = (64, 1024)
 """Candidates looked at for top-p. If a row's nucleus is larger, the whole vocabulary is sorted."""
 
@@ -159,7 +158,7 @@ def _decode(
     prompts, limits = asked.prompts, asked.limits
     draws = torch.from_numpy(uniform).to(lm.device, torch.float32)
     cache, states = _prefill(lm, prompts, max(limits), prefixes)
-    positions = torch.tensor([len(prompt) for prompt in prompts], device=lm.device)
+    steps = Steps(lm, cache, torch.tensor([len(prompt) for prompt in prompts], device=lm.device))
     out: list[list[int]] = [[] for _ in prompts]
     ended, stopped = [False] * len(prompts), [False] * len(prompts)
     active = list(range(len(prompts)))
@@ -181,12 +180,10 @@ def _decode(
                 going.append(at)
         if not going:
             break
-        if len(going) <= _WORTH_LEAVING * len(active):
-            cache = cache.select(going)
-            keep, active = torch.tensor(going, device=lm.device), [active[at] for at in going]
-            positions, chosen = positions[keep], chosen[keep]
-        states = attention.run(lm.causal, chosen, positions, Step(cache))
-        positions = positions + 1
+        if steps.is_worth_leaving(len(going)):
+            steps, active = steps.select(going), [active[at] for at in going]
+            chosen = chosen[torch.tensor(going, device=lm.device)]
+        states = steps(chosen)
     return [Completion(tuple(out[row]), ended[row], stopped[row]) for row in range(len(prompts))]
 
 
@@ -200,7 +197,8 @@ def _prefill(
     """Computes prompts; returns their cache, with room for new tokens, and the state of each last token."""
     found = [prefixes.find(prompt) if prefixes is not None else None for prompt in prompts]
     known = [one.length if one else 0 for one in found]
-    cache, last = KeyValues([*map(len, prompts)], room, is_frugal=lm.recomputes), []
+    lengths, last = [*map(len, prompts)], []
+    cache = KeyValues(lengths, room, is_frugal=lm.recomputes, ahead=columns_ahead(lm))
     for rows in _readings([len(prompt) - length for prompt, length in zip(prompts, known, strict=True)]):
         packing = pack(prompts[rows], known[rows])
         ids, positions = (torch.tensor(of, device=lm.device) for of in (packing.tokens, packing.positions))

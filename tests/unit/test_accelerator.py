@@ -15,8 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tests.learner import ALPHA, RANK, load_tiny, trace
 from tests.tiny import make_tiny_model
 from training import attention, layers, lora, rollout, update
-from training.cache import Prefixes, Step
+from training.cache import Prefixes
 from training.models import LanguageModel
+from training.stepping import Steps
 
 
 @pytest.fixture
@@ -61,11 +62,12 @@ def test_prompts_and_steps_of_decoding_ask_for_nothing(lm: LanguageModel) -> Non
     prompts, prefixes = [list(trace(seed, prompt_tokens=20 * seed).prompt) for seed in (1, 2, 3)], Prefixes()
     cache, states = rollout._prefill(lm, prompts, 4, prefixes)
     assert lm.head(states).shape == (3, len(lm.tokenizer))
+    steps = Steps(lm, cache, torch.tensor([*map(len, prompts)], device=lm.device))
     for going in ([0, 1, 2], [0, 2]):
-        cache = cache.select(going)
-        positions = torch.tensor([len(prompts[row]) for row in going], device=lm.device)
-        states = attention.run(lm.causal, positions, positions, Step(cache))
-        assert (states.device, len(states)) == (lm.device, len(going))
+        steps = steps.select(going)
+        for _ in range(2):
+            states = steps(torch.tensor(going, device=lm.device))
+            assert (states.device, len(states)) == (lm.device, len(going))
     longer = [[*prompt, 5, 6] for prompt in prompts]
     known = [prefixes.find(prompt) for prompt in longer]
     assert [found and found.length for found in known] == [20, 40, 60]

@@ -87,7 +87,7 @@ def test_prompts_are_read_a_few_at_a_time_and_say_the_same(
 
 
 def test_a_long_answer_outgrows_its_first_columns_and_goes_on(lm: LanguageModel) -> None:
-    prompts, limit = random_prompts(9, 4), 3 * cache._AHEAD
+    prompts, limit = random_prompts(9, 4), 3 * cache.AHEAD
     alone = [sample(lm, [prompt], [limit], GREEDY, batch=1)[0] for prompt in prompts]
     lm.network.eval()
     for prompt, found in zip(prompts, alone, strict=True):
@@ -95,7 +95,7 @@ def test_a_long_answer_outgrows_its_first_columns_and_goes_on(lm: LanguageModel)
         with torch.inference_mode():
             said = lm.causal(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 :].argmax(-1).tolist()
         assert said[: len(found.tokens)] == [*found.tokens]
-    assert max(len(found.tokens) for found in alone) > 2 * cache._AHEAD
+    assert max(len(found.tokens) for found in alone) > 2 * cache.AHEAD
     assert sample(lm, prompts, [limit] * 2, GREEDY, batch=2) == alone
 
 

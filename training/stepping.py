@@ -1,0 +1,118 @@
+"""Decoding goes on by one token of each sequence at a time.
+
+A step is more than a thousand small operations, which a GPU has done before Python has named them. So there the second
+step is recorded, as a CUDA graph, and all that follow replay it: they read and write the same tensors.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from weakref import WeakSet
+
+import torch
+
+from training import attention
+from training.cache import AHEAD, KeyValues, Step
+from training.halving import is_out_of_memory
+from training.models import LanguageModel
+
+_LOG = logging.getLogger(__name__)
+
+Work = Callable[[], torch.Tensor]
+"""Reads and writes tensors; returns one of them."""
+
+_WORTH_LEAVING, _WORTH_RECORDING = 0.75, 0.25
+"""Finished sequences leave the batch when no more than this part of it goes on: copying the cache costs something, and
+recording a step anew costs three of them."""
+_RECORDED_AHEAD = 128
+_UNRECORDABLE: WeakSet[torch.nn.Module] = WeakSet()
+
+
+def cuda_graph(work: Work) -> Work:
+    """Records what ``work`` has a GPU do, without doing it; what is returned does it.
+
+    Raises:
+        RuntimeError: ``work`` asks the GPU for data, or for something else that cannot be recorded.
+    """
+    graph = torch.cuda.CUDAGraph()
+    # A recording that fails leaves its own stream in place: the outer block puts back the one before.
+    with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        found = work()
+
+    def replay() -> torch.Tensor:
+        graph.replay()
+        return found
+
+    return replay
+
+
+RECORDERS: dict[str, Callable[[Work], Work]] = {"cuda": cuda_graph}
+"""By the kind of device."""
+
+
+def columns_ahead(lm: LanguageModel) -> int:
+    """How many columns a cache is to make at once: others mean other tensors, and so another recording."""
+    return _RECORDED_AHEAD if _is_recorded(lm) else AHEAD
+
+
+def _is_recorded(lm: LanguageModel) -> bool:
+    return lm.device.type in RECORDERS and lm.causal not in _UNRECORDABLE
+
+
+class Steps:
+    """Steps of one batch.
+
+    Args:
+        lm: The model.
+        cache: Of its sequences, which are one token short of what is known of them.
+        positions: Of that token ``[B]``.
+    """
+
+    def __init__(self, lm: LanguageModel, cache: KeyValues, positions: torch.Tensor) -> None:
+        self._lm = lm
+        self._cache = cache
+        self._positions = positions
+        self._tokens = torch.zeros_like(positions)
+        self._is_warm = False
+        self._replay: Work | None = None
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Goes on by ``tokens [B]``.
+
+        Returns:
+            What the output head is given, ``[B, hidden]``; it is good until the next step.
+        """
+        if self._cache.open():
+            self._is_warm, self._replay = False, None
+        self._tokens.copy_(tokens)
+        if self._replay is None and self._is_warm and _is_recorded(self._lm):
+            self._replay = self._record()
+        self._is_warm = True  # the first step made what all others need
+        return self._step() if self._replay is None else self._replay()
+
+    def is_worth_leaving(self, going: int) -> bool:
+        """Whether the sequences of which no more than ``going`` go on should be left to themselves."""
+        return going <= len(self._tokens) * (_WORTH_RECORDING if _is_recorded(self._lm) else _WORTH_LEAVING)
+
+    def select(self, rows: Sequence[int]) -> Steps:
+        """Steps of some of the sequences; of these here nothing more may be asked."""
+        self._replay = None
+        kept = torch.tensor(rows, device=self._positions.device)
+        return Steps(self._lm, self._cache.select(rows), self._positions[kept])
+
+    def _step(self) -> torch.Tensor:
+        states = attention.run(self._lm.causal, self._tokens, self._positions, Step(self._cache))
+        self._positions += 1
+        return states
+
+    def _record(self) -> Work | None:
+        try:
+            return RECORDERS[self._lm.device.type](self._step)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            # It looks at its data, say. Nothing was done yet, and everything works without.
+            _UNRECORDABLE.add(self._lm.causal)
+            _LOG.warning("steps of decoding are not recorded, which makes them slow: %s", error)
+            return None
