@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from profiles import Profile
 from training import attention, layers, lora, quantization
@@ -18,6 +16,7 @@ from training.adapters import AdapterShape
 from training.errors import ModelError
 from training.feedback import Message
 from training.packing import pack
+from training.quiet import quiet_libraries
 from training.sources import ModelSource
 
 if TYPE_CHECKING:
@@ -235,10 +234,3 @@ def shape_of(source: ModelSource, settings: LoraSettings) -> AdapterShape:
             f"{source.reference}: not a causal language model: {error}", "choose a model made for text generation"
         ) from error
     return lora.adapter_shape(network)
-
-
-def quiet_libraries() -> None:
-    """Keeps the libraries' own progress bars and notices off stderr, which is ours."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\..*")

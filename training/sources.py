@@ -155,7 +155,7 @@ def _from_gguf(
 def _dequantise(file: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from training.models import quiet_libraries
+    from training.quiet import quiet_libraries
 
     quiet_libraries()
     folder.parent.mkdir(parents=True, exist_ok=True)
