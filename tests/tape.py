@@ -12,8 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-_ASKING = {"_local_scalar_dense", "is_nonzero", "item", "lift_fresh", "nonzero"}
-"""What makes a device tell something, or gives it something that Python knows."""
+from training.stepping import ASKING
 
 
 class Tape(TorchDispatchMode):
@@ -26,7 +25,7 @@ class Tape(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if function.overloadpacket.__name__ in _ASKING:
+        if function.overloadpacket.__name__ in ASKING:
             raise RuntimeError("operation not permitted when stream is capturing")
         self._before += [(tensor, tensor.clone()) for tensor in _written(function, args, kwargs)]
         made = function(*args, **kwargs)

@@ -62,23 +62,29 @@ class KeyValues:
             for at, (keys, values) in self._layers.items():
                 self._layers[at] = functional.pad(keys, wider), functional.pad(values, wider)
             self._mask = None
+        if self._mask is None:
+            self._prepare(self._layers[0][0])
         self.used += 1
         return is_full
 
-    def advance(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _prepare(self, like: torch.Tensor) -> None:
+        """Tells the device where what it has ends: steps can be recorded for they are told nothing more."""
+        device = like.device
+        starts = torch.tensor([self.prompt_columns - length for length in self.lengths], device=device)
+        column = torch.arange(self._columns, device=device)
+        empty = (column < starts[:, None]) | (column >= self.used)
+        self._column = torch.tensor([self.used - 1], device=device)
+        self._mask = torch.zeros(empty.shape, device=device, dtype=like.dtype).masked_fill_(empty, -torch.inf)
+
+    def advance(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Moves on to the token that there is room for now. All that changes is in tensors, so it can be replayed.
 
         Returns:
             Its column ``[1]``, and what is added to the scores of all columns: ``[B, 1, 1, columns]``, -inf where a
             sequence has nothing.
         """
-        if self._column is None:
-            self._column = torch.tensor([self.used - 2], device=like.device)
-        if self._mask is None:
-            starts = torch.tensor([self.prompt_columns - length for length in self.lengths], device=like.device)
-            column = torch.arange(self._columns, device=like.device)
-            empty = (column < starts[:, None]) | (column >= self.used)
-            self._mask = torch.zeros(empty.shape, device=like.device, dtype=like.dtype).masked_fill_(empty, -torch.inf)
+        assert self._column is not None, "open comes first"
+        assert self._mask is not None, "open comes first"
         self._column += 1
         self._mask.index_fill_(1, self._column, 0)
         return self._column, self._mask[:, None, None]
@@ -281,7 +287,7 @@ class Step(Pattern):
     ) -> torch.Tensor:
         keys, values = self._cache.layer(layer, key)
         if self._place is None:
-            self._place = self._cache.advance(query)
+            self._place = self._cache.advance()
         column, mask = self._place
         for of, its in ((keys, key), (values, value)):
             of.index_copy_(2, column, its.transpose(0, 1)[:, :, None])

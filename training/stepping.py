@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 from weakref import WeakSet
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from training import attention
 from training.cache import AHEAD, KeyValues, Step
@@ -26,7 +29,36 @@ _WORTH_LEAVING, _WORTH_RECORDING = 0.75, 0.25
 """Finished sequences leave the batch when no more than this part of it goes on: copying the cache costs something, and
 recording a step anew costs three of them."""
 _RECORDED_AHEAD = 128
+_RECORDABLE: WeakSet[torch.nn.Module] = WeakSet()
 _UNRECORDABLE: WeakSet[torch.nn.Module] = WeakSet()
+
+ASKING = frozenset({"_local_scalar_dense", "is_nonzero", "item", "lift_fresh", "nonzero"})
+"""What makes a device tell something, or gives it something that Python knows."""
+_COPYING = frozenset({"_to_copy", "copy_"})
+
+
+class Watch(TorchDispatchMode):
+    """Looks on while a step is done, for what a recording refuses.
+
+    One that failed is not undone: PyTorch before 2.13 takes it to be under way for as long as the process lives, gives
+    no memory back any more, and draws no random numbers.
+
+    Attributes:
+        refused: The first such operation.
+    """
+
+    refused: str | None = None
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        if self.refused is None and (name in ASKING or (name in _COPYING and _devices((args, kwargs, made)) > 1)):
+            self.refused = name
+        return made
+
+
+def _devices(of: Any) -> int:
+    return len({leaf.device for leaf in tree_leaves(of) if isinstance(leaf, torch.Tensor)})
 
 
 def cuda_graph(work: Work) -> Work:
@@ -88,6 +120,8 @@ class Steps:
         self._tokens.copy_(tokens)
         if self._replay is None and self._is_warm and _is_recorded(self._lm):
             self._replay = self._record()
+        if not self._is_warm and _is_recorded(self._lm) and self._lm.causal not in _RECORDABLE:
+            return self._watch()
         self._is_warm = True  # the first step made what all others need
         return self._step() if self._replay is None else self._replay()
 
@@ -106,13 +140,34 @@ class Steps:
         self._positions += 1
         return states
 
+    def _watch(self) -> torch.Tensor:
+        """Goes on by a step, the first of a model, and finds out whether those that follow can be recorded."""
+        with Watch() as watch:
+            states = self._step()
+        self._is_warm = True
+        if watch.refused is None:
+            _RECORDABLE.add(self._lm.causal)
+        else:
+            self._give_up(f"they ask for data ({watch.refused})")
+        return states
+
     def _record(self) -> Work | None:
         try:
             return RECORDERS[self._lm.device.type](self._step)
         except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            # It looks at its data, say. Nothing was done yet, and everything works without.
-            _UNRECORDABLE.add(self._lm.causal)
-            _LOG.warning("steps of decoding are not recorded, which makes them slow: %s", error)
+            first = _first(error)
+            if is_out_of_memory(first):
+                raise first from None
+            self._give_up(first)  # nothing was done yet, and everything works without
             return None
+
+    def _give_up(self, reason: object) -> None:
+        _UNRECORDABLE.add(self._lm.causal)
+        _LOG.warning("steps of decoding are not recorded, which makes them slow: %s", reason)
+
+
+def _first(error: BaseException) -> BaseException:
+    """What went wrong first: to end a recording that failed fails too, and does not say why."""
+    while isinstance(error.__context__, RuntimeError):
+        error = error.__context__
+    return error

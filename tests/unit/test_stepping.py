@@ -6,6 +6,7 @@ No GPU is needed: a tape takes the place of a CUDA graph, and keeps its rules.
 from __future__ import annotations
 
 from collections.abc import Callable
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -53,7 +54,8 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Work], Wor
     def use(record: Callable[[Work], Work]) -> Counted:
         counted = Counted(record)
         monkeypatch.setitem(stepping.RECORDERS, "cpu", counted)
-        monkeypatch.setattr(stepping, "_UNRECORDABLE", type(stepping._UNRECORDABLE)())
+        for name in ("_RECORDABLE", "_UNRECORDABLE"):
+            monkeypatch.setattr(stepping, name, WeakSet())
         return counted
 
     return use
@@ -120,7 +122,7 @@ def test_a_conversation_goes_on_from_keys_that_were_replayed(
     assert found.replayed > 10
 
 
-def test_what_cannot_be_recorded_is_said_once_and_done_all_the_same(
+def test_what_asks_for_data_is_said_once_and_done_all_the_same_and_nobody_tries_to_record_it(
     lm: LanguageModel,
     recording: Callable[..., Counted],
     monkeypatch: pytest.MonkeyPatch,
@@ -137,8 +139,48 @@ def test_what_cannot_be_recorded_is_said_once_and_done_all_the_same(
     monkeypatch.setattr(attention, "run", asks)
     found = recording(tape.record)
     assert sample(lm, prompts(9, 4), [12] * 2, GREEDY, batch=1) == plainly
-    assert (found.recorded, found.replayed) == (1, 0)
+    assert (found.recorded, found.replayed) == (0, 0)
     assert caplog.text.count("not recorded") == 1
+
+
+def failing(first: Exception) -> Callable[[Work], Work]:
+    """Fails as a CUDA graph does: ending a recording that went wrong goes wrong too."""
+
+    def record(work: Work) -> Work:
+        try:
+            raise first
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    return record
+
+
+def test_a_recording_that_fails_is_tried_once_and_the_reason_is_said(
+    lm: LanguageModel, recording: Callable[..., Counted], caplog: pytest.LogCaptureFixture
+) -> None:
+    plainly = sample(lm, prompts(9, 4), [12] * 2, GREEDY, batch=1)
+    found = recording(failing(RuntimeError("CUDA error: what it was")))
+    assert sample(lm, prompts(9, 4), [12] * 2, GREEDY, batch=1) == plainly
+    assert found.recorded == 1
+    assert caplog.text.count("not recorded") == 1
+    assert "what it was" in caplog.text
+
+
+@torch.no_grad()
+def test_a_step_that_gives_its_device_something_is_seen() -> None:
+    """The meta device stands for one: what it is given, it is given by Python."""
+    for gives in (
+        lambda: torch.zeros(2, device="meta").copy_(torch.zeros(2)),
+        lambda: torch.zeros(2).to("meta"),
+        lambda: torch.tensor([1, 2]),
+        lambda: torch.zeros(2).sum().item(),
+    ):
+        with stepping.Watch() as watch:
+            gives()
+        assert watch.refused is not None
+    with stepping.Watch() as watch:
+        torch.zeros(2, device="meta").copy_(torch.ones(2, device="meta")).to(torch.bfloat16)
+    assert watch.refused is None
 
 
 def test_where_recording_runs_out_of_memory_fewer_are_decoded_at_once(
@@ -149,7 +191,7 @@ def test_where_recording_runs_out_of_memory_fewer_are_decoded_at_once(
 
     def refuse(work: Work) -> Work:
         if len(work.__self__._tokens) > 2:  # type: ignore[attr-defined]
-            raise torch.OutOfMemoryError("no room")
+            return failing(torch.OutOfMemoryError("no room"))(work)
         return tape.record(work)
 
     found = recording(refuse)
