@@ -6,6 +6,7 @@ than the base model does. Here the master weights stay fp32 and all is one produ
     [y1, y2, ...] = [x, x A1^T, x A2^T, ...] J^T,    J = [W1, s B1, 0, ...; W2, 0, s B2, ...; ...]
 
 It accumulates in fp32 and is rounded once, so that a small low-rank part is not lost in the rounding of a large base.
+A GPU is told to: it may split a sum into parts, and would add those up in half precision.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ class LowRankLinear(PeftLinear):
 
 
 def join(network: torch.nn.Module) -> None:
-    """Has the layers of a model that share an input computed together."""
+    """Has the layers of a model that share an input computed together, and sums on a GPU rounded once."""
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     for module in network.modules():
         if isinstance(module, LowRankLinear):
             continue

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.learner import ALPHA, RANK, load_tiny, trace
 from tests.tiny import make_tiny_model
-from training import attention, layers, lora, rollout, update
+from training import attention, layers, lora, lowrank, rollout, update
 from training.cache import Prefixes
 from training.models import LanguageModel
 from training.stepping import Steps
@@ -72,3 +72,15 @@ def test_prompts_and_steps_of_decoding_ask_for_nothing(lm: LanguageModel) -> Non
     known = [prefixes.find(prompt) for prompt in longer]
     assert [found and found.length for found in known] == [20, 40, 60]
     assert rollout._prefill(lm, longer, 4, prefixes)[1].is_meta
+
+
+def test_a_gpu_makes_no_plan_a_shape_and_rounds_a_sum_once(lm: LanguageModel) -> None:
+    products = torch.backends.cuda.matmul
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    products.allow_bf16_reduced_precision_reduction = products.allow_fp16_reduced_precision_reduction = True
+    attention.use(lm.causal)
+    lowrank.join(lm.network)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert torch.backends.cuda.mem_efficient_sdp_enabled()  # which takes our masks
+    assert not products.allow_bf16_reduced_precision_reduction
+    assert not products.allow_fp16_reduced_precision_reduction
