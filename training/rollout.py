@@ -6,6 +6,7 @@ batch. Finished sequences leave the batch once they are a good part of it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,7 @@ READ_TOKENS = 2048
 """Of prompts, in one pass: bounds memory, and what is computed of so many fits the cache of a CPU."""
 _NUCLEUS = (64, 1024)
 """Candidates looked at for top-p. If a row's nucleus is larger, the whole vocabulary is sorted."""
+_LARGER = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,19 +164,21 @@ def _decode(
     out: list[list[int]] = [[] for _ in prompts]
     ended, stopped = [False] * len(prompts), [False] * len(prompts)
     active = list(range(len(prompts)))
+    eos_ids, ends_line = lm.eos_ids, functools.cache(lambda token: "\n" in lm.decode([token]))
     for step in range(max(limits)):
-        chosen = _pick(lm.head(states).float(), sampling, draws[active, step])
+        chosen, tokens = _pick(lm.head(states).float(), sampling, draws[:, step])
         going = []
-        for at, (row, token) in enumerate(zip(active, chosen.tolist(), strict=True)):
+        for at, (row, token) in enumerate(zip(active, tokens, strict=True)):
             if ended[row] or stopped[row] or len(out[row]) >= limits[row]:
                 continue
-            if token in lm.eos_ids:
+            if token in eos_ids:
                 ended[row] = True
                 continue
             out[row].append(token)
             if asked.on_token is not None:
                 asked.on_token(row, token)
-            if _is_complete(lm, token, out[row], asked.stops[row]):
+            stop = asked.stops[row]
+            if stop is not None and ends_line(token) and stop(lm.decode(out[row])):
                 stopped[row] = True
             elif len(out[row]) < limits[row]:
                 going.append(at)
@@ -182,13 +186,10 @@ def _decode(
             break
         if steps.is_worth_leaving(len(going)):
             steps, active = steps.select(going), [active[at] for at in going]
-            chosen = chosen[torch.tensor(going, device=lm.device)]
+            kept = torch.tensor(going, device=lm.device)
+            chosen, draws = chosen[kept], draws[kept]
         states = steps(chosen)
     return [Completion(tuple(out[row]), ended[row], stopped[row]) for row in range(len(prompts))]
-
-
-def _is_complete(lm: LanguageModel, token: int, tokens: Sequence[int], stop: Stop | None) -> bool:
-    return stop is not None and "\n" in lm.decode([token]) and stop(lm.decode(tokens))
 
 
 def _prefill(
@@ -220,32 +221,43 @@ def _readings(counts: Sequence[int]) -> Iterator[slice]:
     yield slice(start, len(counts))
 
 
-def _pick(logits: torch.Tensor, sampling: Sampling, draws: torch.Tensor) -> torch.Tensor:
-    """Chooses a token a row of ``logits [B, V]``: ``draws [B]``, uniform in [0, 1), invert the nucleus distribution."""
+def _pick(logits: torch.Tensor, sampling: Sampling, draws: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+    """Chooses a token a row of ``logits [B, V]``: ``draws [B]``, uniform in [0, 1), invert the nucleus distribution.
+
+    Returns:
+        The tokens ``[B]``, and the same told. No more is asked of the device, unless a nucleus is larger than most are.
+    """
     if sampling.temperature == 0:
-        return logits.argmax(-1)
+        chosen = logits.argmax(-1)
+        return chosen, chosen.tolist()
     scores = logits / sampling.temperature
-    normaliser = scores.logsumexp(-1, keepdim=True)
-    top, index, below = _most_likely(scores, normaliser, sampling.top_p)
+    normaliser, vocabulary = scores.logsumexp(-1, keepdim=True), scores.shape[-1]
+    for count in _NUCLEUS:
+        if count < vocabulary:
+            chosen = _among(*scores.topk(count, dim=-1), normaliser, sampling.top_p, draws)
+            tokens = chosen.tolist()
+            if _LARGER not in tokens:
+                return chosen, tokens
+    chosen = _among(*scores.sort(dim=-1, descending=True), normaliser, sampling.top_p, draws, is_whole=True)
+    return chosen, chosen.tolist()
+
+
+def _among(
+    top: torch.Tensor,
+    index: torch.Tensor,
+    normaliser: torch.Tensor,
+    top_p: float,
+    draws: torch.Tensor,
+    *,
+    is_whole: bool = False,
+) -> torch.Tensor:
+    """Chooses among tokens ``index [B, k]`` by their falling scores ``top``; ``_LARGER`` where a nucleus holds more."""
     probabilities = (top - normaliser).exp()
+    below = probabilities.cumsum(-1)
     # A token is in the nucleus when those before it do not reach top_p; the first always is.
-    probabilities[:, 1:][below[:, :-1] >= sampling.top_p] = 0.0
+    probabilities[:, 1:].masked_fill_(below[:, :-1] >= top_p, 0.0)
     cumulative = probabilities.cumsum(-1)
     position = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)
     last = (probabilities > 0).sum(-1, keepdim=True) - 1
-    return index.gather(-1, position.clamp(max=last)).squeeze(-1)
-
-
-def _most_likely(
-    scores: torch.Tensor, normaliser: torch.Tensor, top_p: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Scores in falling order, tokens and cumulative probabilities ``[B, k]``: enough of them to hold every nucleus."""
-    vocabulary = scores.shape[-1]
-    for count in _NUCLEUS:
-        if count < vocabulary:
-            top, index = scores.topk(count, dim=-1)
-            below = (top - normaliser).exp().cumsum(-1)
-            if bool((below[:, -1] >= top_p).all()):
-                return top, index, below
-    top, index = scores.sort(dim=-1, descending=True)
-    return top, index, (top - normaliser).exp().cumsum(-1)
+    chosen = index.gather(-1, position.clamp(max=last)).squeeze(-1)
+    return chosen if is_whole else chosen.where(below[:, -1] >= top_p, _LARGER)

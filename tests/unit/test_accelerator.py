@@ -74,6 +74,24 @@ def test_prompts_and_steps_of_decoding_ask_for_nothing(lm: LanguageModel) -> Non
     assert rollout._prefill(lm, longer, 4, prefixes)[1].is_meta
 
 
+@pytest.mark.parametrize("sampling", [rollout.GREEDY, rollout.SAMPLED], ids=["greedy", "sampled"])
+def test_of_a_step_of_decoding_the_chosen_tokens_are_asked_alone(lm: LanguageModel, sampling: rollout.Sampling) -> None:
+    asked: list[int] = []
+
+    class Told(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if function is torch.Tensor.tolist and args[0].is_meta:
+                asked.append(len(args[0]))
+                return [7] * len(args[0])
+            return function(*args, **kwargs or {})
+
+    prompts = [list(trace(seed, prompt_tokens=20 * seed).prompt) for seed in (1, 2, 3, 4)]
+    with Told():
+        found = rollout.sample(lm, prompts, [2, 6, 2, 2], sampling, batch=4)
+    assert [len(one.tokens) for one in found] == [2, 6, 2, 2]
+    assert asked == [4, 4, 1, 1, 1, 1]
+
+
 def test_a_gpu_makes_no_plan_a_shape_and_rounds_a_sum_once(lm: LanguageModel) -> None:
     products = torch.backends.cuda.matmul
     torch.backends.cuda.enable_cudnn_sdp(True)

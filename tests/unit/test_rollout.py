@@ -128,7 +128,7 @@ def draw(logits: np.ndarray, sampling: Sampling, count: int) -> np.ndarray:
     """Counts by token of ``count`` picks with evenly spread draws."""
     uniform = torch.from_numpy(np.random.default_rng(1).random(count)).float()
     rows = torch.from_numpy(logits).float().expand(count, -1)
-    return np.bincount(rollout._pick(rows, sampling, uniform).numpy(), minlength=len(logits))
+    return np.bincount(rollout._pick(rows, sampling, uniform)[1], minlength=len(logits))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 0.8, 1.5])
@@ -163,9 +163,9 @@ def test_rows_of_one_batch_are_picked_each_by_its_own() -> None:
     rng = np.random.default_rng(2)
     logits = torch.from_numpy(np.stack([rng.normal(0, spread, 3000) for spread in (0.01, 2.0, 8.0)])).float()
     draws = torch.tensor([0.3, 0.6, 0.9])
-    together = rollout._pick(logits, WARM, draws)
-    apart = [int(rollout._pick(logits[row : row + 1], WARM, draws[row : row + 1])) for row in range(3)]
-    assert together.tolist() == apart
+    together, told = rollout._pick(logits, WARM, draws)
+    apart = [rollout._pick(logits[row : row + 1], WARM, draws[row : row + 1])[1][0] for row in range(3)]
+    assert together.tolist() == told == apart
 
 
 @pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-24])
@@ -175,11 +175,11 @@ def test_the_edges_of_the_draw_stay_in_the_nucleus(top_p: float, uniform: float)
     logits = np.log(believed + 1e-30)
     inside = {1} if top_p <= 0.5 else {0, 1, 2}
     rows = torch.from_numpy(logits).float()[None]
-    token = int(rollout._pick(rows, Sampling(1.0, top_p), torch.tensor([uniform])))
+    token = rollout._pick(rows, Sampling(1.0, top_p), torch.tensor([uniform]))[1][0]
     assert token in inside
     assert token == 1 or uniform > 0
 
 
 def test_a_temperature_of_zero_is_greedy() -> None:
     logits = torch.tensor([[0.0, 3.0, 2.9], [5.0, -1.0, 4.9]])
-    assert rollout._pick(logits, GREEDY, torch.tensor([0.99, 0.99])).tolist() == [1, 0]
+    assert rollout._pick(logits, GREEDY, torch.tensor([0.99, 0.99]))[1] == [1, 0]
