@@ -16,6 +16,7 @@ Exit codes: 0 ok, 1 a bug, 2 usage, 3 a member whose node is stopped, 4 configur
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -128,7 +129,24 @@ def explain(error: BaseException) -> Failure:
         place = f"{error.filename}: " if error.filename else ""
         hint = "look at the free space and the permissions there"
         return Failure(code=HOME, kind=kind, message=f"{place}{error.strerror or error}", hint=hint)
+    if (told := _of_machine(error)) is not None:
+        return Failure(code=TRAINING, kind=kind, message=told[0], hint=told[1])
     return Failure(code=BUG, kind=kind, message=f"unexpected {kind}: {error}", hint=BUG_HINT)
+
+
+def _of_machine(error: BaseException) -> tuple[str, str] | None:
+    """Says that memory ran out or that a GPU failed, and what helps; None of any other error."""
+    if not isinstance(error, (MemoryError, RuntimeError)) or "torch" not in sys.modules:
+        return None
+    from training.halving import is_failure_of_gpu, is_out_of_memory
+
+    if is_out_of_memory(error):
+        smaller = "a profile for a smaller machine, or a smaller model"
+        return "memory ran out", f"name what may be taken, such as --memory-budget 1.5GB, or choose {smaller}"
+    if is_failure_of_gpu(error):
+        reason = str(error).partition("\n")[0]
+        return f"the GPU failed: {reason}", "nvidia-smi may say more; SPEARCTL_PROFILE=cpu does without it"
+    return None
 
 
 def _table() -> tuple[tuple[type[Exception], int], ...]:

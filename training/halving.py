@@ -1,4 +1,4 @@
-"""Less at once, when memory runs out."""
+"""Less at once, when memory runs out; and how errors of the machine are told from others."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ import torch
 _LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_SAID = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",  # where CUDA itself, and not PyTorch's allocator, had no room
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "NVML_SUCCESS == r INTERNAL ASSERT",  # a Jetson, which has no NVML to ask for the figures of the usual message
+)
+"""How others than PyTorch's own error say that there is not enough memory."""
 
 
 def halving(what: str, size: int, work: Callable[[int], T]) -> tuple[T, int]:
@@ -44,4 +53,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether there was not enough memory, of the machine's or of an accelerator's."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return isinstance(error, RuntimeError) and any(said in str(error) for said in _SAID)
+
+
+def is_failure_of_gpu(error: BaseException) -> bool:
+    """Whether a GPU failed, or cannot do what it is asked to, other than for want of memory or by our own mistake."""
+    said = str(error)
+    ours = "device-side assert" in said or "illegal memory access" in said
+    return isinstance(error, RuntimeError) and "CUDA error" in said and not ours and not is_out_of_memory(error)

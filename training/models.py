@@ -15,6 +15,7 @@ from training import attention, layers, lora, quantization
 from training.adapters import AdapterShape
 from training.errors import ModelError
 from training.feedback import Message
+from training.halving import is_failure_of_gpu, is_out_of_memory
 from training.packing import pack
 from training.quiet import quiet_libraries
 from training.sources import ModelSource
@@ -185,7 +186,9 @@ def _check(lm: LanguageModel) -> None:
         wanted = lm.causal(input_ids=ids[None], use_cache=False).logits[0].float()
         found = lm.head(attention.run(lm.causal, ids, ids - 1, pattern)).float()
         is_alike = bool((found - wanted).abs().max() <= _ALIKE * wanted.abs().max())
-    except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):  # it can be anything
+    except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:  # anything
+        if is_out_of_memory(error) or is_failure_of_gpu(error):
+            raise
         is_alike = False
     if not is_alike:
         raise ModelError(

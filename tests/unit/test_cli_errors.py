@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import training.errors as learner
 from profiles import ProfileError
@@ -43,6 +44,13 @@ def descendants(kind: type[BaseException]) -> set[type[BaseException]]:
         (OSError(13, "Permission denied", "/x"), 9),
         (Signalled(signal.SIGTERM), 143),
         (RuntimeError("m"), 1),
+        (MemoryError(), 7),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), 7),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), 7),
+        (RuntimeError('NVML_SUCCESS == r INTERNAL ASSERT FAILED at "CUDACachingAllocator.cpp":995'), 7),
+        (RuntimeError("CUDA error: no kernel image is available for execution on the device"), 7),
+        (RuntimeError("CUDA error: unspecified launch failure"), 7),
+        (RuntimeError("CUDA error: device-side assert triggered"), 1),
     ],
 )
 def test_every_error_has_its_code(error: BaseException, code: int) -> None:
@@ -50,6 +58,15 @@ def test_every_error_has_its_code(error: BaseException, code: int) -> None:
     assert failure.code == code
     assert failure.kind == type(error).__name__
     assert failure.message
+
+
+def test_memory_that_ran_out_and_a_gpu_that_failed_are_told_apart_and_with_what_helps() -> None:
+    out = explain(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
+    assert "memory ran out" in out.message
+    assert "--memory-budget" in str(out.hint)
+    failed = explain(RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be ..."))
+    assert failed.message == "the GPU failed: CUDA error: unspecified launch failure"
+    assert "SPEARCTL_PROFILE=cpu" in str(failed.hint)
 
 
 @pytest.mark.parametrize("tree", [SpearctlError, learner.TrainingError, ProfileError])
