@@ -293,6 +293,7 @@ def _with_accelerator(hardware: Hardware) -> Hardware:
         import torch
 
         if torch.cuda.is_available():
+            float(torch.ones(1, device="cuda"))  # fails where torch was not built for this card
             properties = torch.cuda.get_device_properties(0)
             return dataclasses.replace(
                 hardware,

@@ -121,7 +121,9 @@ def load_model(run: Run, config: Config) -> Loaded:
     """
     import profiles
 
-    profile = profiles.resolve(profiles.load(config.profile, run.home.profiles_path), profiles.detect())
+    chosen = profiles.load(config.profile, run.home.profiles_path)
+    # A GPU that is asked makes itself ready, which takes memory of this process.
+    profile = profiles.resolve(chosen, profiles.detect(accelerators=chosen.device != "cpu"))
     run.detail(f"loading {config.model} ({profile.dtype}, {profile.threads} threads)")
     from training.models import LoraSettings, load
 

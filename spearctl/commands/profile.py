@@ -257,7 +257,8 @@ def _measure(run: Run, ready: Learner, watch: Watch, entries: Sequence[Entry]) -
     watch.note(gauge, gauge.peak())
     if watch.budget is not None:  # says what would do if nothing fits
         memory.fit(ready.profile, demand, lengths, watch.budget, loaded=gauge.peak())
-    free = profiles.detect().room_bytes(ready.profile.device)
+    device = ready.profile.device
+    free = profiles.detect(accelerators=device != "cpu").room_bytes(device)
     bench = tuning.Bench(
         lm=ready.lm,
         demand=demand,

@@ -219,6 +219,7 @@ def test_on_a_mac_the_cpu_is_asked_for_with_sysctl(tmp_path: Path, monkeypatch: 
 
 def fake_torch(*, cuda: bool = False, mps: bool = False, capability: tuple[int, int] = (9, 0)) -> SimpleNamespace:
     return SimpleNamespace(
+        ones=lambda size, device: float(size),
         cuda=SimpleNamespace(
             is_available=lambda: cuda,
             get_device_properties=lambda index: SimpleNamespace(name="Example GPU", total_memory=24 * GIB),
@@ -237,6 +238,21 @@ def test_cuda_is_found_through_torch(
     found = profiles.detect(root=tmp_path)
     assert (found.accelerator, found.accelerator_name) == ("cuda", "Example GPU")
     assert (found.accelerator_memory_bytes, found.accelerator_bf16) == (24 * GIB, native)
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_card_that_torch_was_not_built_for_is_no_accelerator_and_the_reason_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch = fake_torch(cuda=True, capability=(6, 1))
+
+    def ones(size: int, device: str) -> float:
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+    torch.ones = ones
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    assert profiles.choose(profiles.detect(root=tmp_path)).profile == "cpu"
+    assert "no kernel image" in caplog.text
 
 
 @pytest.mark.usefixtures("machine")
