@@ -202,9 +202,9 @@ def _prefill(
     cache = KeyValues(lengths, room, is_frugal=lm.recomputes, ahead=columns_ahead(lm))
     for rows in _readings([len(prompt) - length for prompt, length in zip(prompts, known, strict=True)]):
         packing = pack(prompts[rows], known[rows])
-        ids, positions = (torch.tensor(of, device=lm.device) for of in (packing.tokens, packing.positions))
-        states = attention.run(lm.causal, ids, positions, Prefill(cache, rows.start, packing, found[rows]))
-        last.append(states[torch.tensor([row.last for row in packing.rows], device=lm.device)])
+        ends = [row.last for row in packing.rows]
+        ids, positions, at = (torch.tensor(of, device=lm.device) for of in (packing.tokens, packing.positions, ends))
+        last.append(attention.run(lm.causal, ids, positions, Prefill(cache, rows.start, packing, found[rows]))[at])
     if prefixes is not None:
         prefixes.keep(prompts, cache)
     return cache, torch.cat(last)

@@ -31,13 +31,13 @@ def log_probabilities(
     scores: dict[int, npt.NDArray[np.float32]] = {}
     for start in range(0, len(order), batch):
         chunk = order[start : start + batch]
+        labels = torch.tensor([token for i in chunk for token in pairs[i][1]], device=lm.device)
         states = completion_states(lm, [pairs[i] for i in chunk])
-        labels = torch.tensor([token for i in chunk for token in pairs[i][1]], device=states.device)
         parts = []
         for at in range(0, len(labels), LOGITS_ROWS):
             logits = lm.head(states[at : at + LOGITS_ROWS]).float()
             chosen = logits.gather(-1, labels[at : at + LOGITS_ROWS, None])[:, 0]
-            parts.append((chosen - logits.logsumexp(-1)).cpu().numpy())
+            parts.append(chosen - logits.logsumexp(-1))
         ends = np.cumsum([len(pairs[i][1]) for i in chunk])[:-1]
-        scores.update(zip(chunk, np.split(np.concatenate(parts), ends), strict=True))
+        scores.update(zip(chunk, np.split(torch.cat(parts).cpu().numpy(), ends), strict=True))
     return [scores[i] for i in range(len(pairs))]

@@ -239,19 +239,19 @@ def _pass(
 ) -> tuple[float, float]:
     """Adds the gradient of a few traces; returns the sums of cross-entropy and unlikelihood.
 
-    Which position is a win's is known without asking the device, which goes on meanwhile where it is a GPU.
+    Which position is a win's is known without asking the device, which goes on meanwhile where it is a GPU. All that it
+    needs to be told it is told first: it would end what it has begun before it takes more.
     """
     device, traces = model.device, [entry.trace for entry in drawn]
-    states = completion_states(model, [(trace.prompt, trace.completion) for trace in traces])
     labels = torch.tensor([token for trace in traces for token in trace.completion], device=device)[:, None]
     factors = torch.tensor([entry.factor for entry in drawn for _ in entry.trace.completion], device=device)
     push = torch.cat(list(masks)).to(device)[:, None]
     is_win = [trace.win for trace in traces for _ in trace.completion]
+    parts = [(wins, _rows(is_win, wins, device)) for wins in (True, False)]
+    states = completion_states(model, [(trace.prompt, trace.completion) for trace in traces])
     gradient, sums = torch.empty_like(states), torch.zeros(2, device=device)
-    for at, wins in enumerate((True, False)):
-        rows = [row for row, win in enumerate(is_win) if win == wins]
-        for first in range(0, len(rows), LOGITS_ROWS):
-            part = torch.tensor(rows[first : first + LOGITS_ROWS], device=device)
+    for at, (wins, its) in enumerate(parts):
+        for part in its:
             leaf = states.detach()[part].requires_grad_()
             logits = model.head(leaf)[:, None]
             if wins:
@@ -264,6 +264,12 @@ def _pass(
     states.backward(gradient)
     win, lose = sums.tolist()
     return win, lose
+
+
+def _rows(is_win: Sequence[bool], wins: bool, device: torch.device) -> Sequence[torch.Tensor]:
+    """Which positions are a win's, or are not, ``LOGITS_ROWS`` of them at a time."""
+    rows = [row for row, win in enumerate(is_win) if win == wins]
+    return torch.tensor(rows, device=device).split(LOGITS_ROWS) if rows else ()
 
 
 def completion_states(model: LanguageModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> torch.Tensor:
@@ -283,6 +289,7 @@ def completion_states(model: LanguageModel, pairs: Sequence[tuple[Sequence[int],
         for column in range(len(prompt) - 1, row.length - 1)
     ]
     device = model.device
-    ids, positions = (torch.tensor(of, device=device) for of in (packing.tokens, packing.positions))
-    states = attention.run(model.causal, ids, positions, attention.Whole(packing))
-    return states.index_select(0, torch.tensor(wanted, dtype=torch.long, device=device))
+    ids, positions, at = (
+        torch.tensor(of, dtype=torch.long, device=device) for of in (packing.tokens, packing.positions, wanted)
+    )
+    return attention.run(model.causal, ids, positions, attention.Whole(packing)).index_select(0, at)

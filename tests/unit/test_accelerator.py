@@ -17,6 +17,7 @@ from tests.tiny import make_tiny_model
 from training import attention, layers, lora, lowrank, rollout, update
 from training.cache import Prefixes
 from training.models import LanguageModel
+from training.score import log_probabilities
 from training.stepping import Steps
 
 
@@ -33,34 +34,57 @@ def lm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LanguageModel:
     return dataclasses.replace(load_tiny(folder), network=network)
 
 
+class Watched(torch.overrides.TorchFunctionMode):
+    """Notes when the device is told something, when it is asked, and for how much; and when work has begun.
+
+    That is in the second layer of a model: in the first one it still is told which token sees which.
+    """
+
+    def __init__(self, lm: LanguageModel) -> None:
+        super().__init__()
+        self.said: list[str | int] = []
+        lm.causal.model.layers[1].register_forward_pre_hook(lambda *_: self.said.append("begun"))
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if function is torch.tensor:
+            self.said.append("told")
+        if function in (torch.Tensor.tolist, torch.Tensor.cpu) and args[0].is_meta:
+            self.said.append(args[0].numel())
+            return [7] * len(args[0]) if function is torch.Tensor.tolist else torch.zeros(args[0].shape)
+        return function(*args, **kwargs or {})
+
+    @property
+    def afterwards(self) -> list[str | int]:
+        """What was said since work began for the first time, once a row."""
+        return [what for what in self.said[self.said.index("begun") :] if what != "begun"]
+
+
 def test_a_pass_of_learning_asks_for_its_losses_alone_and_last(lm: LanguageModel) -> None:
-    traces = [trace(1), trace(2, win=False), trace(3, prompt_tokens=90)]
-    asked: list[torch.Size] = []
-
-    class Asked(Exception):
-        """Stands for what the device would have answered."""
-
-    class Watched(torch.overrides.TorchFunctionMode):
-        def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            if function is torch.Tensor.tolist and args[0].is_meta:
-                asked.append(args[0].shape)
-                raise Asked
-            return function(*args, **kwargs or {})
-
+    traces = [trace(1), trace(2, win=False), trace(3, prompt_tokens=90, completion_tokens=70)]
     lm.network.train()
     drawn = [update._Drawn(item, 1.0) for item in traces]
     masks = [update._push_mask(lm, item) for item in traces]
-    with pytest.raises(Asked), Watched():
+    with Watched(lm) as watched:
         update._pass(lm, drawn, masks, (1.0, 0.1), 0.3)
-    assert asked == [(2,)]
+    assert watched.afterwards == [2]
     assert all(p.grad is not None and p.grad.is_meta for p in lm.network.parameters() if p.requires_grad)
+
+
+def test_scores_are_asked_for_once_a_batch_and_last(lm: LanguageModel) -> None:
+    pairs = [(item.prompt, item.completion) for item in (trace(seed, completion_tokens=50) for seed in range(3))]
+    with Watched(lm) as watched:
+        found = log_probabilities(lm, pairs, batch=3)
+    assert [len(one) for one in found] == [50] * 3
+    assert watched.afterwards == [150]
 
 
 @torch.no_grad()
 def test_prompts_and_steps_of_decoding_ask_for_nothing(lm: LanguageModel) -> None:
     lm.network.eval()
     prompts, prefixes = [list(trace(seed, prompt_tokens=20 * seed).prompt) for seed in (1, 2, 3)], Prefixes()
-    cache, states = rollout._prefill(lm, prompts, 4, prefixes)
+    with Watched(lm) as watched:
+        cache, states = rollout._prefill(lm, prompts, 4, prefixes)
+    assert watched.afterwards == []
     assert lm.head(states).shape == (3, len(lm.tokenizer))
     steps = Steps(lm, cache, torch.tensor([*map(len, prompts)], device=lm.device))
     for going in ([0, 1, 2], [0, 2]):
@@ -76,20 +100,11 @@ def test_prompts_and_steps_of_decoding_ask_for_nothing(lm: LanguageModel) -> Non
 
 @pytest.mark.parametrize("sampling", [rollout.GREEDY, rollout.SAMPLED], ids=["greedy", "sampled"])
 def test_of_a_step_of_decoding_the_chosen_tokens_are_asked_alone(lm: LanguageModel, sampling: rollout.Sampling) -> None:
-    asked: list[int] = []
-
-    class Told(torch.overrides.TorchFunctionMode):
-        def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            if function is torch.Tensor.tolist and args[0].is_meta:
-                asked.append(len(args[0]))
-                return [7] * len(args[0])
-            return function(*args, **kwargs or {})
-
     prompts = [list(trace(seed, prompt_tokens=20 * seed).prompt) for seed in (1, 2, 3, 4)]
-    with Told():
+    with Watched(lm) as watched:
         found = rollout.sample(lm, prompts, [2, 6, 2, 2], sampling, batch=4)
     assert [len(one.tokens) for one in found] == [2, 6, 2, 2]
-    assert asked == [4, 4, 1, 1, 1, 1]
+    assert [what for what in watched.afterwards if what != "told"] == [4, 4, 1, 1, 1, 1]
 
 
 def test_a_gpu_makes_no_plan_a_shape_and_rounds_a_sum_once(lm: LanguageModel) -> None:
