@@ -117,15 +117,16 @@ class Nf4Linear(PackedLinear):
 _KINDS: dict[str, type[PackedLinear]] = {"int8": Int8Linear, "nf4": Nf4Linear}
 
 
-def pack(causal: PreTrainedModel, kind: Literal["int8", "nf4"]) -> None:
+def pack(causal: PreTrainedModel, kind: Literal["int8", "nf4"], device: str = "cpu") -> None:
     """Packs the weights of all linear layers but the output head, in place; embeddings stay as they are.
 
-    Layer by layer: at any time at most one weight is there both dense and packed. Packed layers can be moved to another
-    device afterwards.
+    Layer by layer: at any time at most one weight is there both dense and packed, so a GPU need not have room for a
+    dense model.
 
     Args:
         causal: A model without an adapter, in the dtype it will compute in.
         kind: How to pack.
+        device: Where the model goes; each layer is packed there.
 
     Raises:
         MissingPackageError: The library that packs is not installed.
@@ -141,11 +142,12 @@ def pack(causal: PreTrainedModel, kind: Literal["int8", "nf4"]) -> None:
     ]
     try:
         for name in names:  # a list of the layers themselves would keep their dense weights
-            causal.set_submodule(name, packed(cast(torch.nn.Linear, causal.get_submodule(name))))
+            causal.set_submodule(name, packed(cast(torch.nn.Linear, causal.get_submodule(name).to(device))))
+        cast(torch.nn.Module, causal).to(device)
     except RuntimeError as error:
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(
-            f"the weights cannot be packed to {kind} on {causal.device}: {reason}",
+            f"the weights cannot be packed to {kind} on {device}: {reason}",
             'choose another profile, or set quantization = "none" in it',
         ) from error
 

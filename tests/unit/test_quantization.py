@@ -301,3 +301,23 @@ def test_the_libraries_say_nothing_and_fetch_nothing(kind: Kind) -> None:
     command = [sys.executable, "-W", "always", "-c", QUIET, kind]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_device_never_holds_more_of_a_dense_model_than_the_layer_that_is_packed(
+    tiny_folder: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The meta device stands for a GPU."""
+    causal, there = read(tiny_folder), []
+    packed = quantization._KINDS[kind]
+    quantise = packed.quantise
+
+    def look(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        assert rows.is_meta
+        there.append(sum(type(at) is torch.nn.Linear and at.weight.is_meta for at in causal.modules()))
+        return quantise(rows)
+
+    monkeypatch.setattr(packed, "quantise", staticmethod(look))
+    pack(causal, kind, "meta")
+    assert set(there) == {1}
+    assert len(there) >= len(linears(causal)) > 2
+    assert all(tensor.is_meta for tensor in (*causal.parameters(), *causal.buffers()))
