@@ -198,7 +198,7 @@ def demand(lm: LanguageModel, used: int, *, frugal: bool = False) -> Demand:
 
 def settle(lm: LanguageModel, gauge: Gauge) -> int:
     """What is resident with a model, in bytes: every weight was read once, and what loading left is given back."""
-    sample(lm, [lm.encode_text("a")], [2], GREEDY, batch=1)
+    sample(lm, [lm.encode_text("a")], [3], GREEDY, batch=1)  # the third is of a step that was recorded
     trim()
     return gauge.used()
 

@@ -14,7 +14,7 @@ import torch
 
 from tests import tape
 from tests.learner import stir
-from training import attention, stepping
+from training import attention, memory, stepping
 from training.cache import AHEAD, Prefixes
 from training.models import LanguageModel
 from training.rollout import GREEDY, Sampling, sample
@@ -101,6 +101,14 @@ def test_an_answer_that_outgrows_its_columns_is_recorded_anew(
     found = recording(tape.record)
     assert sample(lm, asked, [limit] * 2, GREEDY, batch=2) == plainly
     assert (found.recorded, found.replayed) == (3, limit - 1 - 3)
+
+
+def test_what_recording_leaves_behind_counts_as_resident_with_a_model(
+    lm: LanguageModel, recording: Callable[..., Counted]
+) -> None:
+    found = recording(tape.record)
+    memory.settle(lm, memory.gauge("cpu"))
+    assert (found.recorded, found.replayed) == (1, 1)
 
 
 def test_a_conversation_goes_on_from_keys_that_were_replayed(
