@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import platformdirs
-import torch
 
 import profiles
 from spearctl.questions import demo_log
@@ -63,7 +62,9 @@ def main() -> None:
     sources.resolve("smollm2-135m", MODELS, say=print)
     print(f"default model, one round each way; medians of {options.repeats}", flush=True)
     rows = round_rows(options.repeats)
-    if torch.cuda.is_available():
+    hardware = profiles.detect()
+    if profiles.load(chosen := profiles.choose(hardware).profile).device == "cuda":
+        print(f"the same on {hardware.accelerator_name}, with the profile {chosen}", flush=True)
         rows += [{**row, "row": f"GPU: {row['row']}"} for row in round_rows(options.repeats, "--gpu")]
     if options.data:
         rows += strategyqa_rows(options.data)

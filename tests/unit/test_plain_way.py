@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.benchmarks import baseline
+from tests.benchmarks import baseline, round
 from tests.learner import ALPHA, RANK, load_tiny, stir, trace
 from training import lora
 from training.models import LanguageModel, LoraSettings
@@ -92,3 +92,9 @@ def test_greedy_answers_and_likelihoods_are_the_plain_ones(
             logits = plain.network(input_ids=torch.tensor([item.sequence])).logits[0].log_softmax(-1)
         at = torch.arange(len(item.prompt) - 1, item.length - 1)
         torch.testing.assert_close(torch.from_numpy(score), logits[at, torch.tensor(item.completion)])
+
+
+def test_a_gpu_that_was_given_nothing_is_not_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This build of PyTorch has none, and would say so."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    round.finish()
