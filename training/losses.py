@@ -115,7 +115,7 @@ def unlikelihood_sum(
     chosen = scores.gather(-1, index).squeeze(-1)
     others = scores.scatter(-1, index, -torch.inf).logsumexp(-1)
     push = mask & ((chosen - normaliser).exp() > margin)
-    per_token = torch.where(push, normaliser - others, 0.0)
+    per_token = (normaliser - others).masked_fill(~push, 0.0)  # a number in ``where`` is copied to a GPU, which waits
     return (per_token.sum(-1) * weights.to(per_token.dtype)).sum(), mask.sum()
 
 

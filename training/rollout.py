@@ -260,4 +260,4 @@ def _among(
     position = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)
     last = (probabilities > 0).sum(-1, keepdim=True) - 1
     chosen = index.gather(-1, position.clamp(max=last)).squeeze(-1)
-    return chosen if is_whole else chosen.where(below[:, -1] >= top_p, _LARGER)
+    return chosen if is_whole else chosen.masked_fill_(~(below[:, -1] >= top_p), _LARGER)

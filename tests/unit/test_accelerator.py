@@ -46,7 +46,8 @@ class Watched(torch.overrides.TorchFunctionMode):
         lm.causal.model.layers[1].register_forward_pre_hook(lambda *_: self.said.append("begun"))
 
     def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        if function is torch.tensor:
+        # A number that is chosen from with ``where`` is a tensor of the CPU until it is copied.
+        if function is torch.tensor or (function in (torch.where, torch.Tensor.where) and isinstance(args[2], float)):
             self.said.append("told")
         if function in (torch.Tensor.tolist, torch.Tensor.cpu) and args[0].is_meta:
             self.said.append(args[0].numel())
