@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 _PREFIX = "base_model.model."
 
 
-def attach(model: PreTrainedModel, *, rank: int, alpha: int, dropout: float) -> PeftModel:
-    """Freezes ``model`` and puts LoRA on all its linear layers but the output head, master weights in fp32."""
+def attach(model: PreTrainedModel, *, rank: int, alpha: int, dropout: float, device: str | None = None) -> PeftModel:
+    """Freezes ``model`` and puts LoRA on all its linear layers but the output head, master weights in fp32.
+
+    With ``device`` all goes there: base weights one layer after another, straight to where they are joined, so that
+    there never are two of them on a GPU.
+    """
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", bias="none", task_type="CAUSAL_LM"
     )
@@ -34,8 +38,8 @@ def attach(model: PreTrainedModel, *, rank: int, alpha: int, dropout: float) -> 
         raise ModelError(
             f"this model takes no LoRA adapter: {error}", "choose a model made of linear layers"
         ) from error
-    join(network)
-    return network
+    join(network, device)
+    return network if device is None else network.to(device)
 
 
 def let_go_of_file(model: PreTrainedModel) -> None:

@@ -70,8 +70,13 @@ class LowRankLinear(PeftLinear):
         return float(getattr(self.lora_dropout[ADAPTER], "p", 0.0)) if self.training else 0.0
 
 
-def join(network: torch.nn.Module) -> None:
-    """Has the layers of a model that share an input computed together, and sums on a GPU rounded once."""
+def join(network: torch.nn.Module, device: str | None = None) -> None:
+    """Has the layers of a model that share an input computed together, and sums on a GPU rounded once.
+
+    Args:
+        network: Whose layers.
+        device: Where their base weights go; None where they are.
+    """
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     for module in network.modules():
@@ -81,10 +86,10 @@ def join(network: torch.nn.Module) -> None:
         for names in _SIBLINGS:
             group = [children[name] for name in names if name in children]
             if len(group) == len(names) and len({layer.base.in_features for layer in group}) == 1:
-                Group(group).adopt()
+                Group(group).adopt(device)
                 children = {name: child for name, child in children.items() if name not in names}
         for child in children.values():
-            Group([child]).adopt()
+            Group([child]).adopt(device)
 
 
 class Group:
@@ -101,16 +106,19 @@ class Group:
         self._ready: dict[LowRankLinear, torch.Tensor] = {}
         self._ready_for: torch.Tensor | None = None
 
-    def adopt(self) -> None:
+    def adopt(self, device: str | None = None) -> None:
         """Moves the base weights into one matrix with room for every B; whatever else has them sees the same memory."""
         bases = [layer.base for layer in self.members]
         if all(type(base) is torch.nn.Linear for base in bases):
             columns = bases[0].in_features
-            joined = bases[0].weight.new_zeros(sum(self.widths), columns + sum(self.ranks))
+            joined = bases[0].weight.new_zeros(sum(self.widths), columns + sum(self.ranks), device=device)
             for base, part in zip(bases, joined[:, :columns].split(self.widths), strict=True):
                 part.copy_(base.weight.data)
                 _page_out(base.weight.data)
-                base.weight.data = part
+                if part.device == base.weight.device:
+                    base.weight.data = part
+                else:
+                    base.weight = torch.nn.Parameter(part, requires_grad=False)
             self._joined = joined
         for layer in self.members:
             layer._group = self

@@ -153,7 +153,9 @@ def load(
     attention.use(causal)
     if profile.quantization != "none":
         quantization.pack(causal, profile.quantization, profile.device)
-    network = lora.attach(causal, rank=settings.rank, alpha=settings.alpha, dropout=settings.dropout)
+    network = lora.attach(
+        causal, rank=settings.rank, alpha=settings.alpha, dropout=settings.dropout, device=profile.device
+    )
     lora.let_go_of_file(causal)
     lm = LanguageModel(
         network=network,
@@ -198,7 +200,7 @@ def _check(lm: LanguageModel) -> None:
 
 
 def _read(source: ModelSource, profile: Profile) -> tuple[Any, Any]:
-    """The transformers model, on the profile's device unless it is to be packed, and its tokenizer."""
+    """The transformers model, not yet on a GPU, and its tokenizer."""
     quiet_libraries()
     try:
         causal, found = cast("Any", AutoModelForCausalLM).from_pretrained(
@@ -208,8 +210,6 @@ def _read(source: ModelSource, profile: Profile) -> tuple[Any, Any]:
             local_files_only=True,
             output_loading_info=True,
         )
-        if profile.quantization == "none":
-            causal.to(profile.device)
         tokenizer = AutoTokenizer.from_pretrained(source.folder, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(

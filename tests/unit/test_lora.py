@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from tests.learner import load_tiny, make_loud_model, stir
 from training import lora
 from training.adapters import Adapter, adapter_digest, initial_adapter
 from training.errors import ModelError, StoreError
+from training.lowrank import Group, LowRankLinear
 from training.models import LanguageModel
 
 IDS = torch.tensor([[5, 60, 200, 7, 99], [17, 18, 19, 20, 21]])
@@ -72,6 +74,28 @@ def test_only_the_adapter_is_trained_and_in_single_precision(tiny: LanguageModel
     assert len(trained) == len(tiny.adapter_shape.tensors)
     assert all("lora_" in name for name in trained)
     assert {parameter.dtype for parameter in trained.values()} == {torch.float32}
+
+
+def test_base_weights_go_straight_to_where_they_are_joined_and_the_rest_follows(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The meta device stands for a GPU, which need not hold them twice."""
+    adopt, were_there = Group.adopt, []
+
+    def look(group: Group, device: str | None = None) -> None:
+        were_there.extend(member.base.weight.is_meta for member in group.members)
+        adopt(group, device)
+
+    monkeypatch.setattr(Group, "adopt", look)
+    causal = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    network = lora.attach(causal, rank=4, alpha=8, dropout=0.0, device="meta")
+    layers = [module for module in network.modules() if isinstance(module, LowRankLinear)]
+    assert were_there == [False] * len(layers)
+    for at in layers:
+        assert at._group is not None
+        assert at._group._joined is not None
+        assert at.base.weight.untyped_storage()._cdata == at._group._joined.untyped_storage()._cdata
+    assert all(tensor.is_meta for tensor in (*network.parameters(), *network.buffers()))
 
 
 def layer(*, inputs: int = 24, dropout: float = 0.0, ours: bool) -> Any:
