@@ -13,8 +13,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.learner import ALPHA, RANK, load_tiny, trace
+from tests.quantized import INSTALLED, Kind
 from tests.tiny import make_tiny_model
-from training import attention, layers, lora, lowrank, rollout, update
+from training import attention, layers, lora, lowrank, quantization, rollout, stepping, update
 from training.cache import Prefixes
 from training.models import LanguageModel
 from training.score import log_probabilities
@@ -106,6 +107,30 @@ def test_of_a_step_of_decoding_the_chosen_tokens_are_asked_alone(lm: LanguageMod
         found = rollout.sample(lm, prompts, [2, 6, 2, 2], sampling, batch=4)
     assert [len(one.tokens) for one in found] == [2, 6, 2, 2]
     assert [what for what in watched.afterwards if what != "told"] == [4, 4, 1, 1, 1, 1]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", [None, *INSTALLED])
+def test_a_step_does_nothing_that_a_recording_refuses(
+    lm: LanguageModel, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind | None
+) -> None:
+    if kind is not None:
+        with torch.inference_mode(False):
+            causal = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.bfloat16)
+            layers.streamline(causal)
+            attention.use(causal)
+            quantization.pack(causal, kind, "meta")
+            network = lora.attach(causal, rank=RANK, alpha=ALPHA, dropout=0.1, device="meta")
+        lm = dataclasses.replace(lm, network=network)
+    lm.network.eval()
+    recorded: list[stepping.Work] = []
+    monkeypatch.setitem(stepping.RECORDERS, "meta", lambda work: recorded.append(work) or work)
+    prompts = [list(trace(seed).prompt) for seed in range(70)]  # more than are filled up
+    cache, _ = rollout._prefill(lm, prompts, 4, None)
+    steps = Steps(lm, cache, torch.tensor([*map(len, prompts)], device=lm.device))
+    for _ in range(3):
+        steps(torch.tensor([7] * 70, device=lm.device))
+    assert len(recorded) == 1
 
 
 def test_a_gpu_makes_no_plan_a_shape_and_rounds_a_sum_once(lm: LanguageModel) -> None:
