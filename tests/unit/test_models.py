@@ -268,3 +268,18 @@ def test_a_window_shorter_than_the_profiles_sequence_bounds_it(copied: Path) -> 
     config = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps({**config, "sliding_window": 77}))
     assert load(copied).max_sequence_tokens == 77
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("CUDA error: unspecified launch failure")]
+)
+def test_a_machine_that_fails_while_a_model_is_tried_is_not_the_models_fault(
+    tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    def run(*_: object) -> torch.Tensor:
+        raise error
+
+    monkeypatch.setattr("training.attention.run", run)
+    with pytest.raises(type(error)) as found:
+        models._check(tiny)
+    assert found.value is error
