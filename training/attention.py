@@ -78,8 +78,8 @@ def run(causal: PreTrainedModel, tokens: torch.Tensor, positions: torch.Tensor, 
 
 def use(causal: PreTrainedModel) -> None:
     """Makes a model ask patterns."""
-    # cuDNN, which PyTorch asks first on the largest GPUs, makes a plan for each shape that it has not seen, for half a
-    # second each way: our shapes differ all the time.
+    # cuDNN, which PyTorch asks first on the largest GPUs, makes a plan for each shape that it has not seen: ours differ
+    # all the time.
     torch.backends.cuda.enable_cudnn_sdp(False)
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
