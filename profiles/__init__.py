@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from profiles.detect import Choice, Hardware, choose, detect, resolve
 from profiles.errors import ProfileError
-from profiles.profile import MEANINGS, Profile, dumps, is_free, load, names
+from profiles.profile import MEANINGS, Profile, dumps, is_free, is_path, load, names
 
 __all__ = [
     "MEANINGS",
@@ -23,6 +23,7 @@ __all__ = [
     "detect",
     "dumps",
     "is_free",
+    "is_path",
     "load",
     "names",
     "resolve",

@@ -162,7 +162,7 @@ def load(name_or_path: str | Path, own: Path | None = None) -> Profile:
         ProfileError: If there is no such name or file, or the file is not a valid profile. All problems of a file are
             reported together, each with its field.
     """
-    if _is_path(name_or_path):
+    if is_path(name_or_path):
         return _load_file(Path(name_or_path))
     if name_or_path in _SHIPPED:
         shipped = files("profiles").joinpath(f"{name_or_path}.toml").read_bytes()
@@ -197,7 +197,8 @@ def _load_file(path: Path) -> Profile:
     return _parse(content, str(path))
 
 
-def _is_path(name_or_path: str | Path) -> bool:
+def is_path(name_or_path: str | Path) -> bool:
+    """Whether `load` takes something for a path rather than a name."""
     return isinstance(name_or_path, Path) or name_or_path.endswith(".toml") or any(c in name_or_path for c in "/\\")
 
 
@@ -235,7 +236,10 @@ def _wrong_values(table: Mapping[str, Any]) -> list[str]:
 
 
 def _shorten(value: object) -> str:
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    try:
+        text = str(value).lower() if isinstance(value, bool) else repr(value)
+    except ValueError:  # TOML has hexadecimal numbers that are too long for Python to spell in decimal
+        return "a number of thousands of digits"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -221,7 +221,7 @@ def home_root(flag: Path | None, environ: Mapping[str, str]) -> Path:
     named = flag or environ.get("SPEARCTL_HOME")
     if not named:
         return platformdirs.user_data_path("spearctl")
-    return Path(os.path.abspath(Path(named).expanduser()))
+    return Path(os.path.abspath(os.path.expanduser(named)))
 
 
 def cache_root(environ: Mapping[str, str]) -> Path:
@@ -229,7 +229,7 @@ def cache_root(environ: Mapping[str, str]) -> Path:
     named = environ.get("SPEARCTL_CACHE")
     if not named:
         return platformdirs.user_cache_path("spearctl") / "models"
-    return Path(os.path.abspath(Path(named).expanduser()))
+    return Path(os.path.abspath(os.path.expanduser(named)))
 
 
 def no_home(root: Path, init_line: str) -> ConfigError:

@@ -61,7 +61,7 @@ def resolve(reference: str, cache: Path, *, say: Say = lambda text: None, only_l
     Raises:
         ModelError: It is nowhere, cannot be fetched, is not what it should be, or holds pickled weights only.
     """
-    path = Path(reference).expanduser()
+    path = Path(os.path.expanduser(reference))  # leaves a ~ that stands for nobody as it is
     if reference in CATALOGUE:
         return _from_catalogue(CATALOGUE[reference], cache, say, only_look=only_look)
     if path.is_file() and path.suffix.lower() == ".gguf":

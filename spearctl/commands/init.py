@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from spearctl import config as settings
@@ -95,13 +96,13 @@ def init(
     Without --profile this machine decides, without --model the catalogue's default is taken, fetched once and kept
     in a cache that all homes share. Run again, it changes nothing and says so.
     """
-    flags = {"name": name, "model": _absolute(model), "profile": _absolute(profile), "system_prompt": system_prompt}
+    flags = _absolute({"name": name, "model": model, "profile": profile, "system_prompt": system_prompt})
     home = run.place
     if home.is_initialised:
         config = run.config()
         _refuse_other_values(run, config, flags)
         return InitResult(home.root, False, config, "", _next_lines(run))
-    wanted = run.preferences(**flags)
+    wanted = Preferences(**_absolute(msgspec.structs.asdict(run.preferences(**flags))))
     profile, reason = chosen_profile(run, wanted.profile)
     home.prepare()
     with home.training_lock("init"):
@@ -204,10 +205,16 @@ def _next_lines(run: Run) -> tuple[str, ...]:
     return (f'{run.spell("feedback", "add")} --prompt "..." --completion "..." --verdict wrong', run.spell("train"))
 
 
-def _absolute(reference: str | None) -> str | None:
-    """Makes the path of a model or profile mean the same from every folder; names stay as they are."""
-    if reference is None:
-        return None
-    path = Path(reference).expanduser()
-    looks_like_path = reference.startswith((".", "~", "/")) or path.suffix in {".toml", ".gguf"}
-    return os.path.abspath(path) if looks_like_path or path.is_dir() else reference
+def _absolute(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Makes the paths of a model and of a profile mean the same from every folder; names stay as they are."""
+    import profiles
+
+    model, profile = values["model"], values["profile"]
+    made: dict[str, str] = {}
+    if model is not None:
+        path = Path(os.path.expanduser(model))
+        if model.startswith((".", "~", "/")) or path.suffix == ".gguf" or path.is_dir():
+            made["model"] = os.path.abspath(path)
+    if profile is not None and profiles.is_path(profile):
+        made["profile"] = os.path.abspath(os.path.expanduser(profile))
+    return {**values, **made}

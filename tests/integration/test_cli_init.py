@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import tomllib
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli import Cli
+from tests.homes import write_profile
 from training.errors import ModelError
 
 
@@ -76,6 +78,40 @@ def test_a_model_path_means_the_same_from_every_folder(
     monkeypatch.chdir(tiny_model.parent)
     assert cli("init", "--model", tiny_model.name, "--profile", "cpu").code == 0
     assert tomllib.loads(cli.home.config_path.read_text())["model"] == str(tiny_model)
+
+
+@pytest.mark.parametrize("said", ["flag", "environment", "own settings"])
+def test_wherever_paths_are_said_they_mean_the_same_from_every_folder(
+    cli: Cli, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    own = cli.folder / "own" / "mine"  # a slash makes a path, not its suffix alone
+    own.parent.mkdir()
+    write_profile(own)
+    profile, model = "own/mine", os.path.relpath(tiny_model, cli.folder)
+    if said == "environment":
+        monkeypatch.setenv("SPEARCTL_PROFILE", profile)
+        monkeypatch.setenv("SPEARCTL_MODEL", model)
+    if said == "own settings":
+        path = cli.folder / ".config" / "spearctl" / "config.toml"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"profile = '{profile}'\nmodel = '{model}'\n")
+    assert cli("init", *(("--profile", profile, "--model", model) if said == "flag" else ())).code == 0
+    settings = tomllib.loads(cli.home.config_path.read_text())
+    assert (settings["profile"], settings["model"]) == (str(own), str(tiny_model))
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("init", "--profile", "~nobody-of-that-name/own.toml"), 4),
+        (("init", "--profile", "cpu", "--model", "~nobody-of-that-name/m.gguf"), 7),
+        (("status", "--home", "~nobody-of-that-name/home"), 4),
+    ],
+)
+def test_the_folder_of_a_user_that_there_is_not_holds_nothing(cli: Cli, words: tuple[str, ...], code: int) -> None:
+    outcome = cli(*words)
+    assert outcome.code == code
+    assert "~nobody-of-that-name" in outcome.err
 
 
 def test_flags_win_over_the_environment_and_that_over_the_users_own_settings(

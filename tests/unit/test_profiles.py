@@ -162,6 +162,8 @@ def test_every_field_is_required(tmp_path: Path, field: str) -> None:
         ("rollout_batch", "-1"),
         ("rollouts", "1000000"),
         ("steps", '"5"'),
+        ("steps", "0x" + "f" * 10_000),
+        ("steps", "[0x" + "f" * 10_000 + "]"),
         ("batch", "0"),
         ("max_sequence", "31"),
         ("threads", "-1"),
