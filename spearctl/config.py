@@ -152,7 +152,8 @@ def load(table: Mapping[str, Any], path: Path, flags: Mapping[str, Any], environ
     check(table, Config, str(path))
     own_path = user_config_path()
     own = check(read_table(own_path), Preferences, str(own_path)) if own_path.exists() else Preferences()
-    layers = {**_given(own), **table, **_given(_from_environment(environ)), **_without_none(flags)}
+    given = _given(check(_without_none(flags), Preferences, "flags"))
+    layers = {**_given(own), **table, **_given(_from_environment(environ)), **given}
     kept = {key: value for key, value in layers.items() if key in table or key in OVERRIDABLE}
     fixed = {key: value for key, value in table.items() if key not in OVERRIDABLE}
     return check({**kept, **fixed}, Config, str(path))

@@ -113,6 +113,7 @@ class ProfileTune(Result):
     path: Path
     tuning: Tuning
     taken: Taken
+    used: str
     next_lines: tuple[str, ...]
 
     def data(self) -> Mapping[str, Any]:
@@ -124,6 +125,7 @@ class ProfileTune(Result):
             "measured": self.tuning.points,
             "gain": {"playing": self.tuning.gain("playing"), "learning": self.tuning.gain("learning")},
             **self.taken.data(),
+            "health": self._health(),
         }
 
     def render(self, console: Page) -> None:
@@ -142,8 +144,12 @@ class ProfileTune(Result):
                 ("memory", self.taken.line()),
             ]
         )
-        console.health(self.taken.health())
+        console.health(self._health())
         console.next_steps(*self.next_lines)
+
+    def _health(self) -> list[str]:
+        before = f"SPEARCTL_PROFILE is {self.used} here, which counts before the home's: unset it to use {self.name}"
+        return [*self.taken.health(), *([before] if self.used != self.name else [])]
 
     def _row(self, point: Point) -> list[str]:
         tuning = self.tuning
@@ -174,7 +180,9 @@ def list_(run: Run) -> ProfileList:
     import profiles
 
     own = run.place.profiles_path
-    return ProfileList(tuple(profiles.load(name, own) for name in profiles.names(own)), _used(run))
+    found = {name: profiles.load(name, own) for name in profiles.names(own)}
+    # A file of one's own is asked for by its own name, whatever it says inside.
+    return ProfileList(tuple(dataclasses.replace(one, name=name) for name, one in found.items()), _used(run))
 
 
 @command(commands, "show")
@@ -237,7 +245,8 @@ def tune(
         settings.use_profile(run.home.config_path, name)
     budget = ("--memory-budget", memory_budget) if memory_budget else ()
     tuning = dataclasses.replace(found, before=before, after=written)
-    return ProfileTune(name, path, tuning, watch.taken(), (run.spell("train", *budget),))
+    used = run.config().profile
+    return ProfileTune(name, path, tuning, watch.taken(), used, (run.spell("train", *budget),))
 
 
 def _measure(run: Run, ready: Learner, watch: Watch, entries: Sequence[Entry]) -> Tuning:

@@ -102,6 +102,12 @@ def test_a_budget_that_is_no_size_is_a_usage_error(device: Cli, words: tuple[str
     assert "--memory-budget 1.5GB" in outcome.err
 
 
+def test_a_wrong_flag_is_not_laid_to_the_homes_settings(device: Cli) -> None:
+    outcome = device("train", "--profile", "")
+    assert outcome.code == 4
+    assert outcome.err.startswith("error: flags: `profile`: ")
+
+
 # A budget while training
 
 
@@ -221,6 +227,26 @@ def test_tune_again_measures_against_the_tuned_profile(device: Cli) -> None:
         assert all(gain > 0 for gain in one["gain"].values())
         assert {point["phase"] for point in one["measured"]} == {"playing", "learning"}
         assert one["peak_bytes"] > 50 * MB
+
+
+@pytest.mark.usefixtures("brief")
+def test_tune_says_where_the_environment_counts_before_what_it_wrote(
+    device: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = str(write_profile(device.folder / "other.toml"))
+    with monkeypatch.context() as patched:
+        patched.setenv("SPEARCTL_PROFILE", profile)
+        (line,) = data_of(device, "profile", "tune")["health"]
+        assert data_of(device, "profile", "list")["used"] == profile
+    assert f"SPEARCTL_PROFILE is {profile} here" in line
+    assert data_of(device, "profile", "tune")["health"] == []
+
+
+def test_a_profile_of_ones_own_is_listed_by_the_name_that_it_is_asked_for(device: Cli) -> None:
+    device.home.profiles_path.mkdir()
+    write_profile(device.home.profiles_path / "mine.toml", name="cpu", summary="a copy")
+    listed = data_of(device, "profile", "list")["profiles"]
+    assert [one["name"] for one in listed if one["summary"] == "a copy"] == ["mine"]
 
 
 @pytest.mark.usefixtures("brief")
