@@ -42,6 +42,7 @@ PHRASES = (  # what the library that reads values says, and what a person unders
     (", unable to parse string as a number", ""),
     ("Input should be ", "it must be "),
 )
+OWN_PACKAGES = frozenset({"spearctl", "p2p", "profiles", "training"})
 BUG_HINT = "this is a bug in spearctl: run the command again with --debug and report what it prints"
 
 
@@ -125,6 +126,9 @@ def explain(error: BaseException) -> Failure:
     for known, code in _table():
         if isinstance(error, known):
             return Failure(code=code, kind=kind, message=message, hint=hint)
+    if (package := _broken_package(error)) is not None:
+        hint = f"install it again where spearctl runs: pip install --force-reinstall {package}"
+        return Failure(code=CONFIG, kind=kind, message=f"{package} cannot be imported: {error}", hint=hint)
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
         hint = "look at the free space and the permissions there"
@@ -136,17 +140,31 @@ def explain(error: BaseException) -> Failure:
 
 def _of_machine(error: BaseException) -> tuple[str, str] | None:
     """Says that memory ran out or that a GPU failed, and what helps; None of any other error."""
-    if not isinstance(error, (MemoryError, RuntimeError)) or "torch" not in sys.modules:
-        return None
-    from training.halving import is_failure_of_gpu, is_out_of_memory
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    is_full, is_broken = isinstance(error, MemoryError), False
+    if isinstance(error, RuntimeError) and "torch" in sys.modules:
+        from training.halving import is_failure_of_gpu, is_out_of_memory
 
-    if is_out_of_memory(error):
-        smaller = "a profile for a smaller machine, or a smaller model"
-        return "memory ran out", f"name what may be taken, such as --memory-budget 1.5GB, or choose {smaller}"
-    if is_failure_of_gpu(error):
-        reason = str(error).partition("\n")[0]
+        is_full, is_broken = is_out_of_memory(error), is_failure_of_gpu(error)
+    if is_full:
+        smaller = "choose a smaller profile (see: spearctl profile list) or a smaller model"
+        hint = f"close other programs, or {smaller}; train and eval take --memory-budget, too"
+        return f"there is not enough memory: {reason}", hint
+    if is_broken:
         return f"the GPU failed: {reason}", "nvidia-smi may say more; SPEARCTL_PROFILE=cpu does without it"
     return None
+
+
+def _broken_package(error: BaseException) -> str | None:
+    """Returns the name of a package of others that is missing or broken, None if that is not what went wrong.
+
+    A library that cannot be loaded names no package: such are torch's, and it raises either class for them.
+    """
+    if isinstance(error, ImportError):
+        package = (error.name or "torch").partition(".")[0]
+        return None if package in OWN_PACKAGES | sys.stdlib_module_names else package
+    is_library = type(error) is OSError and error.errno is None and "shared object" in str(error)
+    return "torch" if is_library else None
 
 
 def _table() -> tuple[tuple[type[Exception], int], ...]:

@@ -51,6 +51,10 @@ def descendants(kind: type[BaseException]) -> set[type[BaseException]]:
         (RuntimeError("CUDA error: no kernel image is available for execution on the device"), 7),
         (RuntimeError("CUDA error: unspecified launch failure"), 7),
         (RuntimeError("CUDA error: device-side assert triggered"), 1),
+        (ImportError("no name x in spearctl.y", name="spearctl.y"), 1),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 4),
+        (ImportError("libcudnn.so.9: cannot open shared object file: No such file or directory"), 4),
+        (OSError("libtorch_cpu.so: cannot open shared object file: No such file or directory"), 4),
     ],
 )
 def test_every_error_has_its_code(error: BaseException, code: int) -> None:
@@ -61,12 +65,29 @@ def test_every_error_has_its_code(error: BaseException, code: int) -> None:
 
 
 def test_memory_that_ran_out_and_a_gpu_that_failed_are_told_apart_and_with_what_helps() -> None:
-    out = explain(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
-    assert "memory ran out" in out.message
-    assert "--memory-budget" in str(out.hint)
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60)
+    for error in (
+        caught.value,
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        MemoryError(),
+    ):
+        out = explain(error)
+        assert out.code == 7
+        assert out.message.startswith("there is not enough memory: ")
+        assert "spearctl profile list" in str(out.hint)
     failed = explain(RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be ..."))
     assert failed.message == "the GPU failed: CUDA error: unspecified launch failure"
     assert "SPEARCTL_PROFILE=cpu" in str(failed.hint)
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("libc10.so: no such file"), OSError("libc10.so: cannot open shared object file")]
+)
+def test_a_torch_that_cannot_be_loaded_is_to_be_installed_again(error: Exception) -> None:
+    failure = explain(error)
+    assert failure.message == f"torch cannot be imported: {error}"
+    assert failure.hint == "install it again where spearctl runs: pip install --force-reinstall torch"
 
 
 @pytest.mark.parametrize("tree", [SpearctlError, learner.TrainingError, ProfileError])
