@@ -101,7 +101,7 @@ def _device(run: Run, name: str, profile: str, seed: int, root: Path) -> Device:
     own = Run(run.command, replace(run.options, home=root, quiet=True))
     own.place.prepare()
     make_home(own, own.place, Preferences(name=name, seed=seed), profile, host="127.0.0.1")
-    return Device(name, own, own.config())
+    return Device(name, own, own.config(profile=profile, seed=seed))
 
 
 def _enter(made: Sequence[Device]) -> None:

@@ -64,6 +64,27 @@ def test_light_commands_load_neither_torch_nor_transformers(cli: Cli) -> None:
     assert done.stderr.splitlines()[-1] == f"CODES {[0] * len(lines)} HEAVY []"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torch has another library for its threads")
+@pytest.mark.parametrize(("said", "spins"), [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
+def test_threads_that_wait_for_each_other_soon_leave_the_processor_to_others(
+    cli: Cli, tiny_model: Path, said: dict[str, str], spins: str
+) -> None:
+    assert cli("init", "--profile", "cpu", "--model", str(tiny_model)).code == 0
+    cli.log(ENTRY)
+    environ = {**clean_environment(cli.folder), "OMP_DISPLAY_ENV": "verbose"}
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):  # tests have set them for themselves
+        environ.pop(name, None)
+    done = subprocess.run(
+        [sys.executable, "-m", "spearctl", "eval", "--data", str(cli.home.feedback_path)],
+        env={**environ, **said},
+        cwd=cli.folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
+
+
 @pytest.mark.parametrize("words", [("profile", "list"), ("status",), ("feedback", "stats"), ("adapter", "list")])
 @pytest.mark.parametrize("path", [str(ROOT), f".{os.pathsep}{ROOT}", f"{os.pathsep}{ROOT}"])
 def test_python_m_works_in_a_folder_with_packages_of_the_same_names(
