@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+from spearctl import rehearsal
 from spearctl.commands.demo import TEST_QUESTIONS, TRAIN_QUESTIONS
+from spearctl.options import GlobalOptions
 from spearctl.questions import demo_log
+from spearctl.run import Run
 from tests.cli import Cli
 from training.checks import Verdict, contains
 from training.feedback import Entry
@@ -98,3 +102,11 @@ def test_the_questions_are_a_feedback_log_like_any_other(cli: Cli) -> None:
     append(cli.home.feedback_path, train)
     assert read_log(cli.home.feedback_path).entries == tuple(train)
     assert cli("feedback", "check").code == 0
+
+
+@pytest.mark.model
+def test_what_the_demo_is_told_counts_before_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPEARCTL_PROFILE", "phone")
+    monkeypatch.setenv("SPEARCTL_SEED", "7")
+    device = rehearsal._device(Run("demo", GlobalOptions()), "anna", "cpu", 3, tmp_path / "anna")
+    assert (device.config.profile, device.config.seed) == ("cpu", 3)
