@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -29,8 +29,8 @@ _WORTH_LEAVING, _WORTH_RECORDING = 0.75, 0.25
 """Finished sequences leave the batch when no more than this part of it goes on: copying the cache costs something, and
 recording a step anew costs three of them."""
 _RECORDED_AHEAD = 128
-_RECORDABLE: WeakSet[torch.nn.Module] = WeakSet()
-_UNRECORDABLE: WeakSet[torch.nn.Module] = WeakSet()
+_RECORDABLE: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
+"""What is known of models that made a step."""
 
 ASKING = frozenset({"_local_scalar_dense", "is_nonzero", "item", "lift_fresh", "nonzero"})
 """What makes a device tell something, or gives it something that Python knows."""
@@ -89,7 +89,7 @@ def columns_ahead(lm: LanguageModel) -> int:
 
 
 def _is_recorded(lm: LanguageModel) -> bool:
-    return lm.device.type in RECORDERS and lm.causal not in _UNRECORDABLE
+    return lm.device.type in RECORDERS and _RECORDABLE.get(lm.causal, True)
 
 
 class Steps:
@@ -118,11 +118,11 @@ class Steps:
         if self._cache.open():
             self._is_warm, self._replay = False, None
         self._tokens.copy_(tokens)
-        if self._replay is None and self._is_warm and _is_recorded(self._lm):
+        if not self._is_warm:
+            self._is_warm = True
+            return self._first_step()
+        if self._replay is None and _is_recorded(self._lm):
             self._replay = self._record()
-        if not self._is_warm and _is_recorded(self._lm) and self._lm.causal not in _RECORDABLE:
-            return self._watch()
-        self._is_warm = True  # the first step made what all others need
         return self._step() if self._replay is None else self._replay()
 
     def is_worth_leaving(self, going: int) -> bool:
@@ -140,14 +140,14 @@ class Steps:
         self._positions += 1
         return states
 
-    def _watch(self) -> torch.Tensor:
-        """Goes on by a step, the first of a model, and finds out whether those that follow can be recorded."""
+    def _first_step(self) -> torch.Tensor:
+        """Makes what all that follow need. The first of a model tells whether those can be recorded."""
+        if not _is_recorded(self._lm) or self._lm.causal in _RECORDABLE:
+            return self._step()
         with Watch() as watch:
             states = self._step()
-        self._is_warm = True
-        if watch.refused is None:
-            _RECORDABLE.add(self._lm.causal)
-        else:
+        _RECORDABLE[self._lm.causal] = True
+        if watch.refused is not None:
             self._give_up(f"they ask for data ({watch.refused})")
         return states
 
@@ -162,7 +162,7 @@ class Steps:
             return None
 
     def _give_up(self, reason: object) -> None:
-        _UNRECORDABLE.add(self._lm.causal)
+        _RECORDABLE[self._lm.causal] = False
         _LOG.warning("steps of decoding are not recorded, which makes them slow: %s", reason)
 
 

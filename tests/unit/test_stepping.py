@@ -6,7 +6,7 @@ No GPU is needed: a tape takes the place of a CUDA graph, and keeps its rules.
 from __future__ import annotations
 
 from collections.abc import Callable
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
@@ -54,8 +54,7 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Work], Wor
     def use(record: Callable[[Work], Work]) -> Counted:
         counted = Counted(record)
         monkeypatch.setitem(stepping.RECORDERS, "cpu", counted)
-        for name in ("_RECORDABLE", "_UNRECORDABLE"):
-            monkeypatch.setattr(stepping, name, WeakSet())
+        monkeypatch.setattr(stepping, "_RECORDABLE", WeakKeyDictionary())
         return counted
 
     return use
