@@ -115,7 +115,7 @@ def test_a_model_without_turns_says_one(raw_folder: object, monkeypatch: pytest.
     said = iter(tokens)
     import torch
 
-    monkeypatch.setattr("training.rollout._pick", lambda logits, sampling, draws: torch.tensor([next(said)]))
+    monkeypatch.setattr("training.rollout._pick", lambda *_: (torch.tensor([token := next(said)]), [token]))
     shown: list[str] = []
     answer = Voice(lm, GREEDY).answer([70, 71], 40, shown.append)
     assert answer.text == "".join(shown) == "yes, \nso"
