@@ -45,7 +45,10 @@ class Chat:
         """Waits until the texts were shown, in this order; returns all that was shown on the way."""
         shown = ""
         for text in texts:
-            self.screen.expect_exact(text)
+            try:
+                self.screen.expect_exact(text)
+            except pexpect.TIMEOUT:
+                raise AssertionError(f"{text!r} was not shown, but {self.screen.before!r}") from None
             shown += self.screen.before + text
         return shown
 
