@@ -65,7 +65,7 @@ def test_light_commands_load_neither_torch_nor_transformers(cli: Cli) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torch has another library for its threads")
-@pytest.mark.parametrize(("said", "spins"), [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
+@pytest.mark.parametrize(("said", "spins"), [({}, "4000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
 def test_threads_that_wait_for_each_other_soon_leave_the_processor_to_others(
     cli: Cli, tiny_model: Path, said: dict[str, str], spins: str
 ) -> None:

@@ -98,3 +98,4 @@ def test_a_gpu_that_was_given_nothing_is_not_woken(monkeypatch: pytest.MonkeyPat
     """This build of PyTorch has none, and would say so."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     round.finish()
+    assert not torch.cuda.is_initialized()
