@@ -18,6 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from training import layers
 from training.packing import Packing
 
 if TYPE_CHECKING:
@@ -51,7 +52,13 @@ class Pattern(ABC):
         """
 
 
-def run(causal: PreTrainedModel, tokens: torch.Tensor, positions: torch.Tensor, pattern: Pattern) -> torch.Tensor:
+def run(
+    causal: PreTrainedModel,
+    tokens: torch.Tensor,
+    positions: torch.Tensor,
+    pattern: Pattern,
+    wanted: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Computes what the output head is given.
 
     Args:
@@ -59,21 +66,32 @@ def run(causal: PreTrainedModel, tokens: torch.Tensor, positions: torch.Tensor, 
         tokens: Token ids ``[N]``.
         positions: ``[N]``.
         pattern: Which token sees which.
+        wanted: Which tokens somebody asks for, ``[W]``; all, if not given. The last layer computes little else.
 
     Returns:
-        Hidden states ``[N, hidden]``.
+        Hidden states ``[W, hidden]``, or ``[N, hidden]``.
     """
     count = len(tokens)
     if count > ROUNDED_TO:
-        blank = tokens.new_zeros(-count % ROUNDED_TO)
-        tokens, positions = torch.cat([tokens, blank]), torch.cat([positions, blank])
+        tokens, positions = _filled_up(tokens), _filled_up(positions)
+    narrowed = {}
+    if wanted is not None and layers.is_narrow(causal.base_model):
+        narrowed["wanted"] = _filled_up(wanted)
     # A mask that looks ready is handed on as it is, and costs nothing.
     ready = tokens.new_zeros((1, 1, 1, 1))
     found = causal.base_model(
         input_ids=tokens[None], position_ids=positions[None], attention_mask=ready, use_cache=False,
-        pattern=pattern, count=count,
+        pattern=pattern, count=count, **narrowed,
     )  # fmt: skip
-    return found.last_hidden_state[0, :count]
+    states = cast(torch.Tensor, found.last_hidden_state[0])
+    if wanted is None:
+        return states[:count]
+    return states[: len(wanted)] if narrowed else states.index_select(0, wanted)
+
+
+def _filled_up(tokens: torch.Tensor) -> torch.Tensor:
+    """Something of each token ``[N]``, with zeros behind it."""
+    return torch.cat([tokens, tokens.new_zeros(-len(tokens) % ROUNDED_TO)])
 
 
 def use(causal: PreTrainedModel) -> None:

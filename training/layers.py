@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 _TRIED = 4  # rows
+_LAST_LAYER = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
 _ALIKE = 0.02  # of the largest value, what rounding in bfloat16 may explain
 
 
@@ -28,6 +29,48 @@ def streamline(model: torch.nn.Module) -> int:
             module.forward = form
             replaced += 1
     return replaced
+
+
+def narrow(base: Any) -> None:
+    """Has the last layer of a decoder, behind its attention, compute no token but those that are asked for.
+
+    Nobody tries that here: whoever does, and finds other values, calls :func:`widen`.
+    """
+    last = _last(base)
+    if not is_narrow(base) and all(hasattr(last, part) for part in _LAST_LAYER):
+        last.forward = _LastLayer(last)
+
+
+def widen(base: Any) -> None:
+    """Takes :func:`narrow` back."""
+    if is_narrow(base):
+        _last(base).forward = _last(base).forward.whole
+
+
+def is_narrow(base: Any) -> bool:
+    """Whether the last layer of a decoder takes ``wanted``, and says nothing of other tokens."""
+    return isinstance(getattr(_last(base), "forward", None), _LastLayer)
+
+
+def _last(base: Any) -> Any:
+    layers = getattr(base, "layers", None)
+    return layers[-1] if layers else None
+
+
+class _LastLayer:
+    """A layer that is given the index ``wanted [W]`` of tokens, too, and returns ``[1, W, hidden]``."""
+
+    def __init__(self, layer: Any) -> None:
+        self._layer = layer
+        self.whole = layer.forward
+
+    def __call__(self, states: torch.Tensor, *, wanted: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
+        if wanted is None:
+            return cast(torch.Tensor, self.whole(states, **kwargs))
+        layer = self._layer
+        seen, _ = layer.self_attn(layer.input_layernorm(states), **kwargs)
+        asked = states.index_select(1, wanted) + seen.index_select(1, wanted)
+        return cast(torch.Tensor, asked + layer.mlp(layer.post_attention_layernorm(asked)))
 
 
 def _form_of(module: Any) -> Any:

@@ -204,7 +204,8 @@ def _prefill(
         packing = pack(prompts[rows], known[rows])
         ends = [row.last for row in packing.rows]
         ids, positions, at = (torch.tensor(of, device=lm.device) for of in (packing.tokens, packing.positions, ends))
-        last.append(attention.run(lm.causal, ids, positions, Prefill(cache, rows.start, packing, found[rows]))[at])
+        pattern = Prefill(cache, rows.start, packing, found[rows])
+        last.append(attention.run(lm.causal, ids, positions, pattern, at))
     if prefixes is not None:
         prefixes.keep(prompts, cache)
     return cache, torch.cat(last)

@@ -292,4 +292,4 @@ def completion_states(model: LanguageModel, pairs: Sequence[tuple[Sequence[int],
     ids, positions, at = (
         torch.tensor(of, dtype=torch.long, device=device) for of in (packing.tokens, packing.positions, wanted)
     )
-    return attention.run(model.causal, ids, positions, attention.Whole(packing)).index_select(0, at)
+    return attention.run(model.causal, ids, positions, attention.Whole(packing), at)

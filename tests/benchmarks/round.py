@@ -12,7 +12,8 @@ import random
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +71,7 @@ def measure(way: str, folder: Path, *, gpu: bool = False) -> dict[str, Any]:
     if way == "baseline":
         sampled, stepped = Counted(baseline.sample), Counted(baseline.update)
     selfplay.sample, rounds.update = sampled, stepped  # type: ignore[assignment]
-    passed = 0
-
-    def count(_module: object, args: tuple[torch.Tensor, ...]) -> None:
-        nonlocal passed
-        passed += args[0].numel() if lm.network.training else 0
-
-    lm.causal.get_input_embeddings().register_forward_pre_hook(count)
+    learned = Rows(lm)
     config = RoundConfig(
         rollouts=ROLLOUTS,
         play=PlayConfig(rollout_batch=profile.rollout_batch, most_new_tokens=NEW_TOKENS),
@@ -88,10 +83,10 @@ def measure(way: str, folder: Path, *, gpu: bool = False) -> dict[str, Any]:
         lora.set_adapter(lm.network, initial_adapter(lm.source.fingerprint, lm.adapter_shape))
     for counted in (sampled, stepped):
         counted.seconds = counted.amount = 0
-    passed = 0
+    learned.rows.clear()
     report, seconds = play(lm, config)
     peak_bytes = gauge(profile.device).peak()
-    base_s, linear_s = (0.0, 0.0) if way == "baseline" else machine_s(lm, profile.micro_batch * 128, passed)
+    base_s, linear_s = (0.0, 0.0) if way == "baseline" else machine_s(lm, profile.micro_batch * 128, learned.rows)
     return {
         "seconds": seconds,
         "sampled": sampled.amount,
@@ -120,22 +115,43 @@ def play(lm: LanguageModel, config: RoundConfig) -> tuple[RoundReport, float]:
         return report, time.perf_counter() - started
 
 
-def machine_s(lm: LanguageModel, rows: int, tokens: int) -> tuple[float, float]:
+Shape = tuple[int, tuple[int, ...], tuple[int, ...]]
+"""Of layers that share an input: its width, theirs, and the ranks of their adapters."""
+
+
+class Rows:
+    """Counts the rows that linear layers of each shape are given while a model learns."""
+
+    def __init__(self, lm: LanguageModel) -> None:
+        self.rows: Counter[Shape] = Counter()
+        layers = [module for module in lm.network.modules() if isinstance(module, LowRankLinear)]
+        for group in {layer._group for layer in layers if layer._group is not None}:
+            shape = (group.members[0].base.in_features, tuple(group.widths), tuple(group.ranks))
+            group.members[0].register_forward_pre_hook(partial(self._count, shape))
+
+    def _count(self, shape: Shape, layer: LowRankLinear, args: tuple[torch.Tensor, ...]) -> None:
+        if layer.training:
+            self.rows[shape] += args[0].shape[:-1].numel()
+
+
+def machine_s(lm: LanguageModel, rows: int, done: Mapping[Shape, int]) -> tuple[float, float]:
     """How long the products of linear layers take here by themselves, forward and backward, in passes of ``rows``.
 
+    Args:
+        lm: On the device.
+        rows: Of a pass.
+        done: How many there were of each shape.
+
     Returns:
-        Seconds for ``tokens``: with base weights alone, and with adapters. Products of the same input are one, and B
-        is a part of the base weights' matrix, as in a step.
+        Seconds for them: with base weights alone, and with adapters. Products of the same input are one, and B is a
+        part of the base weights' matrix, as in a step.
     """
-    layers = [module for module in lm.network.modules() if isinstance(module, LowRankLinear)]
-    groups = {id(layer._group): layer._group for layer in layers if layer._group is not None}.values()
-    shapes = Counter((g.members[0].base.in_features, tuple(g.widths), tuple(g.ranks)) for g in groups)
     base = linear = 0.0
     with torch.inference_mode():
-        for (inputs, widths, ranks), times in shapes.items():
-            found = _group_s(lm, rows, inputs, widths, ranks)
-            base, linear = base + times * found[0], linear + times * found[1]
-    return base * tokens / rows, linear * tokens / rows
+        for shape, count in done.items():
+            found = _group_s(lm, rows, *shape)
+            base, linear = base + count / rows * found[0], linear + count / rows * found[1]
+    return base, linear
 
 
 def _group_s(

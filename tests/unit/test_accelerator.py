@@ -31,6 +31,7 @@ def lm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LanguageModel:
         causal = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.bfloat16)
     assert layers.streamline(causal) > 0
     attention.use(causal)
+    layers.narrow(causal.base_model)
     network = lora.attach(causal, rank=RANK, alpha=ALPHA, dropout=0.1)
     return dataclasses.replace(load_tiny(folder), network=network)
 

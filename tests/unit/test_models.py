@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from transformers import (
 import profiles
 from tests.learner import load_tiny, stir, trace, user
 from tests.quantized import INSTALLED
-from training import models, sources
+from training import layers, models, sources
 from training.errors import ModelError
 from training.feedback import Message
 from training.models import LanguageModel, LoraSettings
@@ -244,6 +245,7 @@ def test_an_architecture_that_packing_would_change_is_refused(copied: Path, conf
 )
 def test_other_architectures_decode_and_learn_as_transformers_does(copied: Path, config: PreTrainedConfig) -> None:
     lm = load(replaced(copied, config))
+    assert layers.is_narrow(lm.causal.base_model)
     stir(lm, scale=0.1)
     prompt = list(range(5, 15))
     ids = torch.tensor([prompt])
@@ -253,6 +255,43 @@ def test_other_architectures_decode_and_learn_as_transformers_does(copied: Path,
     ours = sample(lm, [prompt, prompt[:4]], [6, 6], GREEDY, batch=2)[0]
     end = next((at for at, token in enumerate(found) if token in lm.eos_ids), len(found))
     assert (list(ours.tokens), ours.ended) == (found[:end], end < len(found))
+    assert update(lm, [trace(1), trace(2, win=False)], UpdateConfig(steps=1)).steps == 1
+
+
+def louder(layer: Any) -> None:
+    """The layer says more of what its MLP says."""
+    mlp, norm = layer.mlp, layer.post_attention_layernorm
+
+    def forward(states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        states = states + layer.self_attn(layer.input_layernorm(states), **kwargs)[0]
+        return states + 1.5 * mlp(norm(states))
+
+    layer.forward = forward
+
+
+def silent(layer: Any) -> None:
+    """The layer's attention says nothing beside its values."""
+    attend = layer.self_attn.forward
+    layer.self_attn.forward = lambda *args, **kwargs: attend(*args, **kwargs)[0]
+
+    def forward(states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        states = states + layer.self_attn(layer.input_layernorm(states), **kwargs)
+        return states + layer.mlp(layer.post_attention_layernorm(states))
+
+    layer.forward = forward
+
+
+@pytest.mark.parametrize("change", [louder, silent])
+def test_a_last_layer_that_is_built_in_another_way_computes_all(copied: Path, change: Callable[[Any], None]) -> None:
+    lm = load(copied)
+    base = lm.causal.base_model
+    assert layers.is_narrow(base)
+    layers.widen(base)
+    change(base.layers[-1])
+    forward = base.layers[-1].forward
+    models._check(lm)
+    assert not layers.is_narrow(base)
+    assert base.layers[-1].forward is forward
     assert update(lm, [trace(1), trace(2, win=False)], UpdateConfig(steps=1)).steps == 1
 
 

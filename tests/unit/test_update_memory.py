@@ -10,7 +10,8 @@ import torch
 
 from tests.learner import load_tiny, on_head, stir, trace
 from tests.updating import ONE_STEP, assert_same, learn, mixed, passes, published
-from training import lora
+from training import layers, lora
+from training.attention import ROUNDED_TO
 from training.models import LanguageModel
 from training.update import LOGITS_ROWS, UpdateConfig, completion_states, update
 
@@ -25,7 +26,7 @@ def lm(tiny: LanguageModel) -> LanguageModel:
 @pytest.fixture
 def exact_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of tokens are not filled up."""
-    monkeypatch.setattr("training.attention.ROUNDED_TO", 1 << 30)
+    monkeypatch.setattr("training.attention.ROUNDED_TO", 1)
 
 
 @pytest.mark.usefixtures("exact_lengths")
@@ -78,6 +79,25 @@ def test_a_prompt_that_a_win_and_losses_share_is_computed_once_and_their_gradien
     assert counts == [20 + 10 + 3 + sum(len(item.completion) for item in traces)]
     _, (shared,) = learn(lm, traces, config, monkeypatch)
     assert_same(shared, published(lm, traces, config)[2])
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_last_layer_goes_on_with_the_asked_tokens_alone_and_their_gradient_is_the_same(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, checkpointing: bool
+) -> None:
+    lm = load_tiny(tiny_folder, checkpointing=checkpointing)
+    stir(lm)
+    traces = mixed(prompt_tokens=150)
+    asked = sum(len(item.completion) for item in traces)
+    rows: list[list[int]] = [[], []]
+    for of, layer in zip(rows, lm.causal.base_model.layers, strict=True):
+        layer.mlp.register_forward_pre_hook(lambda _, args, of=of: of.append(args[0].shape[:-1].numel()))
+    narrow = learn(lm, traces, replace(ONE_STEP, micro_batch=64), monkeypatch)[1][0]
+    assert asked <= rows[1][0] < asked + ROUNDED_TO < rows[0][0]
+    layers.widen(lm.causal.base_model)
+    whole = learn(lm, traces, replace(ONE_STEP, micro_batch=64), monkeypatch)[1][0]
+    assert rows[1][-1] == rows[0][-1] > asked + ROUNDED_TO
+    assert_same(narrow, whole)
 
 
 def test_logits_over_the_vocabulary_exist_for_a_few_positions_at_a_time(lm: LanguageModel) -> None:
