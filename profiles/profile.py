@@ -204,7 +204,7 @@ def is_path(name_or_path: str | Path) -> bool:
 
 def _parse(content: bytes, place: str) -> Profile:
     try:
-        table = tomllib.loads(content.decode("utf-8"))
+        table = tomllib.loads(content.decode("utf-8-sig"))  # some editors begin with a mark
     except UnicodeDecodeError as error:
         raise ProfileError(f"{place} is not UTF-8 text: {error}", hint="save the file as UTF-8") from error
     except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, and numbers of thousands of digits

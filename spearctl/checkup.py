@@ -147,6 +147,8 @@ def libraries(examined: Examined) -> Iterator[Check]:
         error = ConfigError("; ".join(what for _, what in wrong), shlex.join(["pip", "install", *lines]))
         yield failed("libraries", error)
         return
+    import torch  # noqa: F401 -- it is there, but may be broken, and is what most commands need
+
     shown = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "peft", "pyzmq"))
     yield Check("libraries", "ok", f"{count(len(needed), 'package')} as required: {shown}")
 
@@ -183,12 +185,18 @@ def _is_open(path: Path) -> bool:
 
 
 def profile(examined: Examined) -> Iterator[Check]:
-    """The hardware profile."""
+    """The hardware profile, and whether its device is there, and what packs its weights."""
     import profiles
 
     if examined.config is not None:
         found = profiles.load(examined.config.profile, examined.run.place.profiles_path)
-        yield Check("profile", "ok", f"{found.name}, {found.dtype}")
+        found = profiles.resolve(found, profiles.detect(accelerators=found.device != "cpu"))
+        if found.quantization != "none":
+            from training import quantization
+
+            quantization.require(found.quantization)
+        packed = "" if found.quantization == "none" else f", weights packed as {found.quantization}"
+        yield Check("profile", "ok", f"{found.name}: {found.dtype} on {found.device}{packed}")
 
 
 def permissions(examined: Examined) -> Iterator[Check]:

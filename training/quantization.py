@@ -133,7 +133,7 @@ def pack(causal: PreTrainedModel, kind: Literal["int8", "nf4"], device: str = "c
         ModelError: It is, but does not work on the model's device.
     """
     packed = _KINDS[kind]
-    _load(packed.library, kind)
+    require(kind)
     head = causal.get_output_embeddings()
     names = [
         name
@@ -164,12 +164,13 @@ def weights_bytes(causal: PreTrainedModel) -> int:
     return sum(tensor.nbytes for tensor in (*dense, *packed))
 
 
-def _load(library: str, kind: str) -> None:
-    """Imports a library.
+def require(kind: Literal["int8", "nf4"]) -> None:
+    """Imports the library that packs so.
 
     Raises:
         MissingPackageError: It is not installed, or cannot be imported.
     """
+    library = _KINDS[kind].library
     package = library.partition(".")[0]
     if sys.modules.get(package, package) is None:  # hidden from others, see training/__init__.py
         del sys.modules[package]

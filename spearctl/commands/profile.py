@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.table import Column
 from spearctl import config as settings
 from spearctl.budget import BudgetOption, Taken, Watch, megabytes, parse
 from spearctl.command import command, group
-from spearctl.errors import UsageError
+from spearctl.errors import HomeError, UsageError
 from spearctl.learner import Learner, learner
 from spearctl.output import Page, Result
 from spearctl.run import Run
@@ -34,20 +35,22 @@ NO_ROOM = 0.1
 
 @dataclass(frozen=True, slots=True)
 class ProfileList(Result):
-    """The shipped profiles, and which one this home uses."""
+    """The shipped profiles and this home's own, which it uses, and those that are not valid, with the reason."""
 
     profiles: tuple[Profile, ...]
     used: str | None
+    broken: Mapping[str, str]
 
     def data(self) -> Mapping[str, Any]:
-        return {"used": self.used, "profiles": self.profiles}
+        return {"used": self.used, "profiles": self.profiles, "broken": self.broken}
 
     def render(self, console: Page) -> None:
         rows = [["*" if one.name == self.used else "", one.name, one.device, one.summary] for one in self.profiles]
         console.rows(["", "NAME", "DEVICE", "FOR"], rows)
-        if self.used is not None and self.used not in {one.name for one in self.profiles}:
+        if self.used is not None and self.used not in {*self.broken, *(one.name for one in self.profiles)}:
             console.print()
             console.print(f"This home uses a profile of your own: {self.used}")
+        console.health([*self.broken.values()])
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +183,16 @@ def list_(run: Run) -> ProfileList:
     import profiles
 
     own = run.place.profiles_path
-    found = {name: profiles.load(name, own) for name in profiles.names(own)}
+    found: dict[str, Profile] = {}
+    broken: dict[str, str] = {}
+    for name in profiles.names(own):
+        try:
+            found[name] = profiles.load(name, own)
+        except profiles.ProfileError as error:
+            broken[name] = error.message
     # A file of one's own is asked for by its own name, whatever it says inside.
-    return ProfileList(tuple(dataclasses.replace(one, name=name) for name, one in found.items()), _used(run))
+    named = tuple(dataclasses.replace(one, name=name) for name, one in found.items())
+    return ProfileList(named, _used(run), broken)
 
 
 @command(commands, "show")
@@ -195,7 +205,7 @@ def show(
     """Shows what a profile says."""
     import profiles
 
-    found = profiles.load(name or run.config().profile, run.place.profiles_path)
+    found = profiles.load(run.config().profile if name is None else name, run.place.profiles_path)
     return ProfileShow(found, profiles.MEANINGS)
 
 
@@ -232,6 +242,8 @@ def tune(
             f"a profile cannot be called {name!r}", "use small letters, digits, - and _, and no shipped profile's name"
         )
     config = run.config()
+    path = run.home.profiles_path / f"{name}.toml"
+    _refuse_what_is_in_the_way(path)
     before = profiles.load(config.profile, run.home.profiles_path)
     with run.home.training_lock("profile tune"), learner(run, config) as ready:
         found = _measure(run, ready, watch, read_log(run.home.feedback_path).entries)
@@ -239,7 +251,6 @@ def tune(
         machine = profiles.detect(accelerators=False)
         summary = f"measured for {clip(Path(config.model).name, 40)} on {clip(machine.cpu_name, 60)}"
         written = dataclasses.replace(before, name=name, summary=summary, **sizes)
-        path = run.home.profiles_path / f"{name}.toml"
         path.parent.mkdir(mode=0o700, exist_ok=True)
         settings.write_text(path, profiles.dumps(written))
         settings.use_profile(run.home.config_path, name)
@@ -247,6 +258,15 @@ def tune(
     tuning = dataclasses.replace(found, before=before, after=written)
     used = run.config().profile
     return ProfileTune(name, path, tuning, watch.taken(), used, (run.spell("train", *budget),))
+
+
+def _refuse_what_is_in_the_way(path: Path) -> None:
+    """Says before minutes of measuring what would fail after them."""
+    folder = path.parent
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise HomeError(f"{folder} is in the way: profiles are kept in a folder of this name", "move it away")
+    if path.is_dir():
+        raise HomeError(f"{path} is a folder", "move it away, or choose another --name")
 
 
 def _measure(run: Run, ready: Learner, watch: Watch, entries: Sequence[Entry]) -> Tuning:

@@ -22,7 +22,7 @@ from spearctl.commands.doctor import LOOKS
 from spearctl.home import Home
 from tests.checkups import examined, line, mend, states
 from tests.cli import clean_environment, spawn
-from tests.homes import adapter_of, files_of, make_template, winnable
+from tests.homes import adapter_of, files_of, make_template, winnable, write_profile
 from tests.swarms import Device, homes
 from tests.tiny import make_tiny_model
 from tests.tiny_gguf import write_gguf
@@ -266,3 +266,40 @@ def test_libraries_that_are_missing_or_too_old(anna: Device, tmp_path: Path) -> 
     assert found["message"].startswith("numpy is ")
     assert found["message"].endswith("no-such-package is not installed")
     assert found["mend"] == "pip install 'numpy>=99' 'no-such-package>=1'"
+
+
+def test_a_torch_that_is_installed_and_broken(anna: Device, tmp_path: Path) -> None:
+    broken = tmp_path / "site" / "torch" / "__init__.py"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("raise OSError('libtorch_cpu.so: cannot open shared object file')\n")
+    path = os.pathsep.join([str(broken.parents[1]), str(Path(__file__).parents[2])])
+    outcome = spawn("doctor", "--json", "--home", str(anna.home.root), folder=tmp_path, PYTHONPATH=path)
+    assert outcome.code == 4
+    found = line(outcome.envelope["data"]["checks"], "libraries")
+    assert "libtorch_cpu.so" in found["message"]
+    assert found["mend"].endswith("pip install --force-reinstall torch")
+
+
+def test_a_profile_whose_device_is_not_there(anna: Device) -> None:
+    profile = anna.home.root.parent / "gpu.toml"
+    write_profile(profile, device="cuda")
+    checks = examined(anna, 4, SPEARCTL_PROFILE=str(profile))
+    assert states(checks) == {"profile": "fail"}
+    assert "runs on 'cuda'" in line(checks, "profile")["message"]
+    assert line(checks, "profile")["mend"]
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_a_profile_whose_weights_nothing_here_packs(anna: Device, tmp_path: Path, kind: str) -> None:
+    for package in ("torchao", "bitsandbytes"):
+        (tmp_path / "site" / package).mkdir(parents=True)
+        (tmp_path / "site" / package / "__init__.py").write_text(f"raise ModuleNotFoundError(name={package!r})\n")
+    write_profile(tmp_path / "packed.toml", quantization=kind)
+    path = os.pathsep.join([str(tmp_path / "site"), str(Path(__file__).parents[2])])
+    profile = str(tmp_path / "packed.toml")
+    home = str(anna.home.root)
+    outcome = spawn("doctor", "--json", "--home", home, folder=tmp_path, PYTHONPATH=path, SPEARCTL_PROFILE=profile)
+    assert outcome.code == 4
+    checks = outcome.envelope["data"]["checks"]
+    assert states(checks) == {"profile": "fail"}
+    assert line(checks, "profile")["mend"] == "pip install 'spearctl[quant]'"

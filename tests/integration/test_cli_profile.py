@@ -183,6 +183,14 @@ def test_an_eval_tells_and_keeps_its_budget(device: Cli, monkeypatch: pytest.Mon
     assert any("more than the budget" in line for line in data["health"])
 
 
+@pytest.mark.parametrize(
+    ("n_bytes", "told"),
+    [(1, "1 bytes"), (1000, "1 KB"), (999_499, "999 KB"), (10**6, "1 MB"), (1_149_600_000, "1,150 MB")],
+)
+def test_no_size_is_told_as_nothing(n_bytes: int, told: str) -> None:
+    assert budget.megabytes(n_bytes) == told
+
+
 # Tuning
 
 
@@ -247,6 +255,44 @@ def test_a_profile_of_ones_own_is_listed_by_the_name_that_it_is_asked_for(device
     write_profile(device.home.profiles_path / "mine.toml", name="cpu", summary="a copy")
     listed = data_of(device, "profile", "list")["profiles"]
     assert [one["name"] for one in listed if one["summary"] == "a copy"] == ["mine"]
+
+
+@pytest.mark.parametrize("used", ["small", "bad"])
+def test_a_profile_that_is_not_valid_hides_no_other(device: Cli, used: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    device.home.profiles_path.mkdir()
+    write_profile(device.home.profiles_path / "small.toml")
+    (device.home.profiles_path / "bad.toml").write_text("= = =", encoding="utf-8")
+    monkeypatch.setenv("SPEARCTL_PROFILE", used)
+    listed = data_of(device, "profile", "list")
+    assert {"cpu", "small"} <= {one["name"] for one in listed["profiles"]}
+    assert list(listed["broken"]) == ["bad"]
+    text = device("profile", "list").out
+    assert "bad.toml is not valid TOML" in " ".join(text.split())
+    assert "profile of your own" not in text
+    assert device("profile", "show", "bad").code == 4
+
+
+@pytest.mark.parametrize("place", ["profiles", "profiles/tuned.toml"])
+def test_what_is_in_the_way_of_a_tuned_profile_is_told_before_anything_is_measured(
+    device: Cli, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def measured(*args: object) -> None:
+        raise AssertionError("too late")
+
+    monkeypatch.setattr("spearctl.commands.profile._measure", measured)
+    path = device.home.root / place
+    if place == "profiles":
+        path.symlink_to(device.folder / "nowhere")
+    else:
+        path.mkdir(parents=True)
+    outcome = device("profile", "tune")
+    assert outcome.code == 9
+    assert str(path) in "".join(outcome.err.split())
+    assert "move it away" in outcome.err
+
+
+def test_a_name_that_is_empty_is_no_profile(device: Cli) -> None:
+    assert "no profile named ''" in device("profile", "show", "").err
 
 
 @pytest.mark.usefixtures("brief")

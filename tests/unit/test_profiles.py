@@ -103,6 +103,11 @@ def test_a_file_in_the_current_folder_cannot_take_a_shipped_name(
     assert profiles.load("own.toml").micro_batch == 3
 
 
+def test_a_file_may_begin_with_the_mark_of_some_editors(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text(profiles.dumps(profiles.load("cpu")), encoding="utf-8-sig")
+    assert profiles.load(tmp_path / "own.toml") == profiles.load("cpu")
+
+
 def test_a_path_may_start_at_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, GOOD)
     monkeypatch.setenv("HOME", str(tmp_path))
