@@ -109,7 +109,10 @@ def round_rows(repeats: int, *options: str) -> list[Row]:
     equal = [(same_work_s(*pair), pair[1]["seconds"]) for pair in pairs]
     seconds = [float(np.median([pair[way]["seconds"] for pair in pairs])) for way in (0, 1)]
     peaks = [float(np.median([pair[way]["peak_bytes"] for pair in pairs])) / 1e9 for way in (0, 1)]
-    base, linear = (float(np.median([pair[0][f"{what}_of_machine"] for pair in pairs])) for what in ("base", "linear"))
+
+    def limit(name: str) -> float:
+        return float(np.median([ours[name] for ours, _ in pairs]))
+
     return [
         *rows,
         {"row": "whole round, s:", "ours": seconds[0], "baseline": seconds[1]},
@@ -119,8 +122,19 @@ def round_rows(repeats: int, *options: str) -> list[Row]:
             "ratio": float(np.median([baseline / ours for ours, baseline in equal])),
         },
         {"row": "peak memory, GB:", "ours": peaks[0], "baseline": peaks[1]},
-        {"row": "training step, of the machine's rate of products, base weights:", "ours": base},
-        {"row": "training step, of the machine's rate of products, linear layers with adapters:", "ours": linear},
+        {
+            "row": "training step, of the machine's rate of products:",
+            "base weights": limit("base_of_machine"),
+            "with adapters": limit("linear_of_machine"),
+        },
+        *(
+            {
+                "row": f"step of decoding, {what}:",
+                "tokens/s": limit(f"{name}_tokens_per_s"),
+                "of the machine's memory bandwidth": limit(f"{name}_of_memory"),
+            }
+            for name, what in (("one", "one sequence"), ("batch", "a profile's batch"))
+        ),
     ]
 
 

@@ -11,24 +11,20 @@ import json
 import random
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch.nn import functional
 
 import profiles
 from tests.benchmarks import baseline
+from tests.benchmarks.limits import Rows, decoding, finish, products_s, reading_s
 from training import lora, models, rounds, selfplay, sources
 from training.adapters import initial_adapter
 from training.checks import Choice
 from training.feedback import Entry
 from training.history import History
-from training.lowrank import LowRankLinear
 from training.memory import gauge
 from training.models import LanguageModel, LoraSettings
 from training.pool import Pool
@@ -86,7 +82,7 @@ def measure(way: str, folder: Path, *, gpu: bool = False) -> dict[str, Any]:
     learned.rows.clear()
     report, seconds = play(lm, config)
     peak_bytes = gauge(profile.device).peak()
-    base_s, linear_s = (0.0, 0.0) if way == "baseline" else machine_s(lm, profile.micro_batch * 128, learned.rows)
+    limits = {} if way == "baseline" else against_limits(lm, profile, learned, stepped.seconds)
     return {
         "seconds": seconds,
         "sampled": sampled.amount,
@@ -94,11 +90,21 @@ def measure(way: str, folder: Path, *, gpu: bool = False) -> dict[str, Any]:
         "stepped": stepped.amount,
         "stepping_s": stepped.seconds,
         "peak_bytes": peak_bytes,
-        "base_of_machine": base_s / stepped.seconds,
-        "linear_of_machine": linear_s / stepped.seconds,
         "wins": report.wins,
         "losses": report.losses,
+        **limits,
     }
+
+
+def against_limits(lm: LanguageModel, profile: profiles.Profile, learned: Rows, stepping_s: float) -> dict[str, float]:
+    """Which part of the machine's own rates was reached: of its products, and of its memory."""
+    base_s, linear_s = products_s(lm, profile.micro_batch * 128, learned.rows)
+    found = {"base_of_machine": base_s / stepping_s, "linear_of_machine": linear_s / stepping_s}
+    for name, batch in (("one", 1), ("batch", profile.rollout_batch)):
+        seconds, n_bytes = decoding(lm, batch)
+        found[f"{name}_of_memory"] = reading_s(n_bytes, lm.device) / seconds
+        found[f"{name}_tokens_per_s"] = batch / seconds
+    return found
 
 
 def play(lm: LanguageModel, config: RoundConfig) -> tuple[RoundReport, float]:
@@ -113,80 +119,6 @@ def play(lm: LanguageModel, config: RoundConfig) -> tuple[RoundReport, float]:
         report = rounds.run_round(lm, store, history, pool, config)
         finish()
         return report, time.perf_counter() - started
-
-
-Shape = tuple[int, tuple[int, ...], tuple[int, ...]]
-"""Of layers that share an input: its width, theirs, and the ranks of their adapters."""
-
-
-class Rows:
-    """Counts the rows that linear layers of each shape are given while a model learns."""
-
-    def __init__(self, lm: LanguageModel) -> None:
-        self.rows: Counter[Shape] = Counter()
-        layers = [module for module in lm.network.modules() if isinstance(module, LowRankLinear)]
-        for group in {layer._group for layer in layers if layer._group is not None}:
-            shape = (group.members[0].base.in_features, tuple(group.widths), tuple(group.ranks))
-            group.members[0].register_forward_pre_hook(partial(self._count, shape))
-
-    def _count(self, shape: Shape, layer: LowRankLinear, args: tuple[torch.Tensor, ...]) -> None:
-        if layer.training:
-            self.rows[shape] += args[0].shape[:-1].numel()
-
-
-def machine_s(lm: LanguageModel, rows: int, done: Mapping[Shape, int]) -> tuple[float, float]:
-    """How long the products of linear layers take here by themselves, forward and backward, in passes of ``rows``.
-
-    Args:
-        lm: On the device.
-        rows: Of a pass.
-        done: How many there were of each shape.
-
-    Returns:
-        Seconds for them: with base weights alone, and with adapters. Products of the same input are one, and B is a
-        part of the base weights' matrix, as in a step.
-    """
-    base = linear = 0.0
-    with torch.inference_mode():
-        for shape, count in done.items():
-            found = _group_s(lm, rows, *shape)
-            base, linear = base + count / rows * found[0], linear + count / rows * found[1]
-    return base, linear
-
-
-def _group_s(
-    lm: LanguageModel, rows: int, inputs: int, widths: tuple[int, ...], ranks: tuple[int, ...]
-) -> tuple[float, float]:
-    """Seconds for layers that share an input ``[rows, inputs]``: without adapters, and with them."""
-    outs, rank = sum(widths), sum(ranks)
-    x, y, low, both = (
-        torch.randn(rows, width).to(lm.device, lm.dtype) for width in (inputs, outs, rank, inputs + rank)
-    )
-    parts = [*zip(y.split(widths, 1), low.split(ranks, 1), strict=True)]
-    base = _seconds(lambda weight: (functional.linear(x, weight), y @ weight), (outs, inputs), lm)
-    down = _seconds(lambda down: (functional.linear(x, down), low @ down, low.t() @ x), (rank, inputs), lm)
-    wide = _seconds(lambda weight: (functional.linear(both, weight), y @ weight), (outs, inputs + rank), lm)
-    to_ups = _seconds(lambda _: [its.t() @ part for part, its in parts], (1, 1), lm)
-    return base, wide + down + to_ups
-
-
-def _seconds(product: Callable[[torch.Tensor], object], shape: tuple[int, int], lm: LanguageModel) -> float:
-    """Of products with a weight of that shape, another one each time, as in a model."""
-    weights, found = [torch.randn(shape).to(lm.device, lm.dtype) for _ in range(8)], []
-    for _ in range(5):
-        finish()
-        started = time.perf_counter()
-        for weight in weights:
-            product(weight)
-        finish()
-        found.append((time.perf_counter() - started) / len(weights))
-    return float(np.median(found))
-
-
-def finish() -> None:
-    """Waits for what a GPU was given to do; one that was given nothing is not woken, which takes memory."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
 
 
 class Counted:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.benchmarks import baseline, round
+from tests.benchmarks import baseline, limits
 from tests.learner import ALPHA, RANK, load_tiny, stir, trace
 from training import lora
 from training.models import LanguageModel, LoraSettings
@@ -97,5 +97,5 @@ def test_greedy_answers_and_likelihoods_are_the_plain_ones(
 def test_a_gpu_that_was_given_nothing_is_not_woken(monkeypatch: pytest.MonkeyPatch) -> None:
     """This build of PyTorch has none, and would say so."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    round.finish()
+    limits.finish()
     assert not torch.cuda.is_initialized()
