@@ -57,7 +57,7 @@ def parse(text: str | None) -> int | None:
 def megabytes(n_bytes: int) -> str:
     """Says a size as finely as budgets are given: "1,150 MB"; what is less than one, in smaller units."""
     if n_bytes < 10**6:
-        return f"{n_bytes / 1e3:,.0f} KB" if n_bytes >= 10**3 else f"{n_bytes} bytes"
+        return f"{n_bytes / 1e3:,.0f} KB" if n_bytes >= 10**3 else count(n_bytes, "byte")
     return f"{n_bytes / 1e6:,.0f} MB"
 
 

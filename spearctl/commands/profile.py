@@ -50,7 +50,9 @@ class ProfileList(Result):
         if self.used is not None and self.used not in {*self.broken, *(one.name for one in self.profiles)}:
             console.print()
             console.print(f"This home uses a profile of your own: {self.used}")
-        console.health([*self.broken.values()])
+        for name, reason in self.broken.items():
+            first, _, more = reason.partition("\n")
+            console.health([f"{first.rstrip(':')}: see `spearctl profile show {name}`" if more else first])
 
 
 @dataclass(frozen=True, slots=True)

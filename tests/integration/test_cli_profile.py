@@ -185,7 +185,7 @@ def test_an_eval_tells_and_keeps_its_budget(device: Cli, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     ("n_bytes", "told"),
-    [(1, "1 bytes"), (1000, "1 KB"), (999_499, "999 KB"), (10**6, "1 MB"), (1_149_600_000, "1,150 MB")],
+    [(1, "1 byte"), (1000, "1 KB"), (999_499, "999 KB"), (10**6, "1 MB"), (1_149_600_000, "1,150 MB")],
 )
 def test_no_size_is_told_as_nothing(n_bytes: int, told: str) -> None:
     assert budget.megabytes(n_bytes) == told
@@ -262,12 +262,15 @@ def test_a_profile_that_is_not_valid_hides_no_other(device: Cli, used: str, monk
     device.home.profiles_path.mkdir()
     write_profile(device.home.profiles_path / "small.toml")
     (device.home.profiles_path / "bad.toml").write_text("= = =", encoding="utf-8")
+    (device.home.profiles_path / "empty.toml").touch()
     monkeypatch.setenv("SPEARCTL_PROFILE", used)
     listed = data_of(device, "profile", "list")
     assert {"cpu", "small"} <= {one["name"] for one in listed["profiles"]}
-    assert list(listed["broken"]) == ["bad"]
+    assert list(listed["broken"]) == ["bad", "empty"]
+    assert "micro_batch: missing" in listed["broken"]["empty"]
     text = device("profile", "list").out
     assert "bad.toml is not valid TOML" in " ".join(text.split())
+    assert "see `spearctl profile show empty`" in " ".join(text.split())
     assert "profile of your own" not in text
     assert device("profile", "show", "bad").code == 4
 
