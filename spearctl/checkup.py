@@ -127,6 +127,7 @@ def libraries(examined: Examined) -> Iterator[Check]:
 
     from packaging.requirements import Requirement
 
+    _import_learner()
     try:
         wanted = [Requirement(line) for line in metadata.requires("spearctl") or ()]
     except metadata.PackageNotFoundError:
@@ -147,10 +148,25 @@ def libraries(examined: Examined) -> Iterator[Check]:
         error = ConfigError("; ".join(what for _, what in wrong), shlex.join(["pip", "install", *lines]))
         yield failed("libraries", error)
         return
-    import torch  # noqa: F401 -- it is there, but may be broken, and is what most commands need
-
     shown = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "peft", "pyzmq"))
     yield Check("libraries", "ok", f"{count(len(needed), 'package')} as required: {shown}")
+
+
+def _import_learner() -> None:
+    """Imports what training needs, which may be there and broken.
+
+    Raises:
+        ImportError: It is.
+        OSError: A library of it is.
+        ConfigError: It is in any other way.
+    """
+    try:
+        import training.models  # noqa: F401
+    except (ImportError, OSError):  # which are told with the package
+        raise
+    except Exception as error:
+        told = f"what training is built on cannot be imported: {type(error).__name__}: {error}"
+        raise ConfigError(told, "pip install --force-reinstall torch transformers peft") from error
 
 
 def home(examined: Examined) -> Iterator[Check]:

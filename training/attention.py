@@ -75,7 +75,7 @@ def run(
     if count > ROUNDED_TO:
         tokens, positions = _filled_up(tokens), _filled_up(positions)
     narrowed = {}
-    if wanted is not None and layers.is_narrow(causal.base_model):
+    if wanted is not None and len(wanted) and layers.is_narrow(causal.base_model):
         narrowed["wanted"] = _filled_up(wanted)
     # A mask that looks ready is handed on as it is, and costs nothing.
     ready = tokens.new_zeros((1, 1, 1, 1))

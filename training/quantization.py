@@ -177,8 +177,8 @@ def require(kind: Literal["int8", "nf4"]) -> None:
     try:
         with _quiet():
             importlib.import_module(library)
-    except ImportError as error:
-        missing = (error.name or "").partition(".")[0] == package
+    except Exception as error:  # a broken library may raise anything
+        missing = isinstance(error, ImportError) and (error.name or "").partition(".")[0] == package
         found = "is not installed" if missing else f"cannot be imported: {error}"
         raise MissingPackageError(
             f"{kind} weights need the package {package}, which {found}", "pip install 'spearctl[quant]'"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -267,8 +268,11 @@ def _refuse_what_is_in_the_way(path: Path) -> None:
     folder = path.parent
     if os.path.lexists(folder) and not folder.is_dir():
         raise HomeError(f"{folder} is in the way: profiles are kept in a folder of this name", "move it away")
-    if path.is_dir():
+    if os.access(folder, os.X_OK) and path.is_dir():
         raise HomeError(f"{path} is a folder", "move it away, or choose another --name")
+    place = folder if folder.is_dir() else folder.parent
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise HomeError(f"{place} cannot be written by you", f"chmod u+rwx {shlex.quote(str(place))}")
 
 
 def _measure(run: Run, ready: Learner, watch: Watch, entries: Sequence[Entry]) -> Tuning:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import save_file as torch_save
 
+import profiles
 from spearctl import checkup
 from spearctl.commands.doctor import LOOKS
 from spearctl.home import Home
@@ -268,16 +270,27 @@ def test_libraries_that_are_missing_or_too_old(anna: Device, tmp_path: Path) -> 
     assert found["mend"] == "pip install 'numpy>=99' 'no-such-package>=1'"
 
 
-def test_a_torch_that_is_installed_and_broken(anna: Device, tmp_path: Path) -> None:
-    broken = tmp_path / "site" / "torch" / "__init__.py"
+@pytest.mark.parametrize(
+    ("package", "text", "mend"),
+    [
+        ("torch", "raise OSError('libx.so: cannot open shared object file')", "pip install --force-reinstall torch"),
+        ("torch", "raise RuntimeError('libx.so')", "pip install --force-reinstall torch transformers peft"),
+        ("transformers", "raise ImportError('libx.so', name='hub')", "pip install --force-reinstall hub"),
+        ("peft", "libx.so =", "pip install --force-reinstall torch transformers peft"),
+    ],
+)
+def test_a_library_that_is_installed_and_broken(
+    anna: Device, tmp_path: Path, package: str, text: str, mend: str
+) -> None:
+    broken = tmp_path / "site" / package / "__init__.py"
     broken.parent.mkdir(parents=True)
-    broken.write_text("raise OSError('libtorch_cpu.so: cannot open shared object file')\n")
+    broken.write_text(text)
     path = os.pathsep.join([str(broken.parents[1]), str(Path(__file__).parents[2])])
     outcome = spawn("doctor", "--json", "--home", str(anna.home.root), folder=tmp_path, PYTHONPATH=path)
     assert outcome.code == 4
     found = line(outcome.envelope["data"]["checks"], "libraries")
-    assert "libtorch_cpu.so" in found["message"]
-    assert found["mend"].endswith("pip install --force-reinstall torch")
+    assert "cannot be imported" in found["message"]
+    assert found["mend"].endswith(mend)
 
 
 def test_a_profile_whose_device_is_not_there(anna: Device) -> None:
@@ -289,11 +302,25 @@ def test_a_profile_whose_device_is_not_there(anna: Device) -> None:
     assert line(checks, "profile")["mend"]
 
 
+def test_a_profile_whose_device_is_there(anna: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    detect = profiles.detect
+
+    def with_gpu(*, accelerators: bool = True) -> profiles.Hardware:
+        found = detect(accelerators=False)
+        return dataclasses.replace(found, accelerator="cuda", accelerator_bf16=True) if accelerators else found
+
+    monkeypatch.setattr(profiles, "detect", with_gpu)
+    profile = write_profile(anna.home.root.parent / "gpu.toml", device="cuda")
+    checks = examined(anna, 0, SPEARCTL_PROFILE=str(profile))
+    assert line(checks, "profile")["message"] == "gpu: float32 on cuda"
+
+
+@pytest.mark.parametrize("error", ["ModuleNotFoundError(name=__name__)", "RuntimeError('no CUDA')"])
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
-def test_a_profile_whose_weights_nothing_here_packs(anna: Device, tmp_path: Path, kind: str) -> None:
+def test_a_profile_whose_weights_nothing_here_packs(anna: Device, tmp_path: Path, kind: str, error: str) -> None:
     for package in ("torchao", "bitsandbytes"):
         (tmp_path / "site" / package).mkdir(parents=True)
-        (tmp_path / "site" / package / "__init__.py").write_text(f"raise ModuleNotFoundError(name={package!r})\n")
+        (tmp_path / "site" / package / "__init__.py").write_text(f"raise {error}\n")
     write_profile(tmp_path / "packed.toml", quantization=kind)
     path = os.pathsep.join([str(tmp_path / "site"), str(Path(__file__).parents[2])])
     profile = str(tmp_path / "packed.toml")

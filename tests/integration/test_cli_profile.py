@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tomllib
 from pathlib import Path
@@ -292,6 +293,20 @@ def test_what_is_in_the_way_of_a_tuned_profile_is_told_before_anything_is_measur
     assert outcome.code == 9
     assert str(path) in "".join(outcome.err.split())
     assert "move it away" in outcome.err
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_measured(
+    device: Cli, monkeypatch: pytest.MonkeyPatch, exists: bool
+) -> None:
+    access = os.access
+    place = device.home.profiles_path if exists else device.home.root
+    place.mkdir(exist_ok=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != place and access(path, mode))
+    monkeypatch.setattr("spearctl.commands.profile._measure", lambda *_: pytest.fail("too late"))
+    outcome = device("profile", "tune")
+    assert outcome.code == 9
+    assert f"chmod u+rwx {place}" in " ".join(outcome.err.split())
 
 
 def test_a_name_that_is_empty_is_no_profile(device: Cli) -> None:

@@ -14,8 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
+    DiffLlamaConfig,
     Gemma2Config,
     GraniteConfig,
+    Lfm2Config,
     LlamaConfig,
     MambaConfig,
     MistralConfig,
@@ -224,6 +226,9 @@ def replaced(folder: Path, config: PreTrainedConfig) -> Path:
         GraniteConfig(**SMALL, **LAYERS, num_key_value_heads=2, logits_scaling=8.0),
         Gemma2Config(**SMALL, **LAYERS, num_key_value_heads=2, head_dim=8),
         MambaConfig(**SMALL, hidden_size=32, num_hidden_layers=2, state_size=4),
+        Lfm2Config(**SMALL, **LAYERS, num_key_value_heads=2, layer_types=["conv", "full_attention"]),
+        Lfm2Config(**SMALL, **LAYERS, num_key_value_heads=2, layer_types=["full_attention", "conv"]),
+        DiffLlamaConfig(**SMALL, **LAYERS, num_key_value_heads=2),
     ],
     ids=lambda config: config.model_type,
 )
@@ -258,13 +263,14 @@ def test_other_architectures_decode_and_learn_as_transformers_does(copied: Path,
     assert update(lm, [trace(1), trace(2, win=False)], UpdateConfig(steps=1)).steps == 1
 
 
-def louder(layer: Any) -> None:
-    """The layer says more of what its MLP says."""
+def quieter(layer: Any) -> None:
+    """The layer says less of what its MLP says, and one channel of all states is loud."""
     mlp, norm = layer.mlp, layer.post_attention_layernorm
+    layer.self_attn.o_proj.base_layer.weight.data[0] += 100
 
     def forward(states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         states = states + layer.self_attn(layer.input_layernorm(states), **kwargs)[0]
-        return states + 1.5 * mlp(norm(states))
+        return states + 0.7 * mlp(norm(states))
 
     layer.forward = forward
 
@@ -281,12 +287,17 @@ def silent(layer: Any) -> None:
     layer.forward = forward
 
 
-@pytest.mark.parametrize("change", [louder, silent])
+def dropping(layer: Any) -> None:
+    """The layer drops something while it learns."""
+    layer.dropout = torch.nn.Dropout(0.1)
+
+
+@pytest.mark.parametrize("change", [quieter, silent, dropping])
 def test_a_last_layer_that_is_built_in_another_way_computes_all(copied: Path, change: Callable[[Any], None]) -> None:
     lm = load(copied)
     base = lm.causal.base_model
     assert layers.is_narrow(base)
-    layers.widen(base)
+    base.layers[-1].forward = base.layers[-1].forward.whole
     change(base.layers[-1])
     forward = base.layers[-1].forward
     models._check(lm)

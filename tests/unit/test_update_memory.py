@@ -10,7 +10,7 @@ import torch
 
 from tests.learner import load_tiny, on_head, stir, trace
 from tests.updating import ONE_STEP, assert_same, learn, mixed, passes, published
-from training import layers, lora
+from training import lora
 from training.attention import ROUNDED_TO
 from training.models import LanguageModel
 from training.update import LOGITS_ROWS, UpdateConfig, completion_states, update
@@ -94,10 +94,16 @@ def test_the_last_layer_goes_on_with_the_asked_tokens_alone_and_their_gradient_i
         layer.mlp.register_forward_pre_hook(lambda _, args, of=of: of.append(args[0].shape[:-1].numel()))
     narrow = learn(lm, traces, replace(ONE_STEP, micro_batch=64), monkeypatch)[1][0]
     assert asked <= rows[1][0] < asked + ROUNDED_TO < rows[0][0]
-    layers.widen(lm.causal.base_model)
+    last = lm.causal.base_model.layers[-1]
+    last.forward = last.forward.whole
     whole = learn(lm, traces, replace(ONE_STEP, micro_batch=64), monkeypatch)[1][0]
     assert rows[1][-1] == rows[0][-1] > asked + ROUNDED_TO
     assert_same(narrow, whole)
+
+
+def test_a_completion_without_a_token_has_no_states(lm: LanguageModel) -> None:
+    assert completion_states(lm, [((5, 6), ())]).shape == (0, lm.causal.config.hidden_size)
+    assert update(lm, [trace(1), trace(2, completion_tokens=0)], UpdateConfig(steps=1, micro_batch=1)).steps == 1
 
 
 def test_logits_over_the_vocabulary_exist_for_a_few_positions_at_a_time(lm: LanguageModel) -> None:
