@@ -1,6 +1,6 @@
 """Layers of transformers' models that cost a CPU more than their arithmetic, written to pass over memory less often.
 
-Each does what the one that it replaces does, to the rounding of the dtype; ``streamline`` tries it before it puts it in
+Each does what the one that it replaces does, to the rounding of the dtype; that is tried before it is put in its
 place. Weights of these layers are frozen: no gradient is computed for them.
 """
 
