@@ -153,13 +153,7 @@ def libraries(examined: Examined) -> Iterator[Check]:
 
 
 def _import_learner() -> None:
-    """Imports what training needs, which may be there and broken.
-
-    Raises:
-        ImportError: It is.
-        OSError: A library of it is.
-        ConfigError: It is in any other way.
-    """
+    """Imports what training needs; raises ImportError, OSError or ConfigError where that is there and broken."""
     try:
         import training.models  # noqa: F401
     except (ImportError, OSError):  # which are told with the package
