@@ -122,15 +122,15 @@ def failed(name: str, error: Exception, mend: str | None = None) -> Check:
 
 
 def libraries(examined: Examined) -> Iterator[Check]:
-    """Versions of what this program is built on."""
+    """Versions of what this program is built on, and whether what training needs can be imported."""
     from importlib import metadata
 
     from packaging.requirements import Requirement
 
-    _import_learner()
     try:
         wanted = [Requirement(line) for line in metadata.requires("spearctl") or ()]
     except metadata.PackageNotFoundError:
+        _import_learner()
         yield Check("libraries", "ok", "a checkout that was never installed; versions are not known")
         return
     wrong = []
@@ -148,6 +148,7 @@ def libraries(examined: Examined) -> Iterator[Check]:
         error = ConfigError("; ".join(what for _, what in wrong), shlex.join(["pip", "install", *lines]))
         yield failed("libraries", error)
         return
+    _import_learner()
     shown = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "peft", "pyzmq"))
     yield Check("libraries", "ok", f"{count(len(needed), 'package')} as required: {shown}")
 

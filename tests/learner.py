@@ -136,3 +136,11 @@ def on_head(lm: LanguageModel, look: Callable[[torch.Tensor], None]) -> Any:
 def user(text: str) -> Message:
     """A message of the user."""
     return Message(role="user", content=text)
+
+
+def mlp_rows(lm: LanguageModel) -> list[list[int]]:
+    """How many rows each layer's MLP is given from now on, a list a layer."""
+    rows: list[list[int]] = [[] for _ in lm.causal.base_model.layers]
+    for of, layer in zip(rows, lm.causal.base_model.layers, strict=True):
+        layer.mlp.register_forward_pre_hook(lambda _, args, of=of: of.append(args[0].shape[:-1].numel()))
+    return rows

@@ -168,6 +168,7 @@ def load(
         max_sequence_tokens=_most_tokens(causal.config, profile),
     )
     _check(lm)
+    _narrow(lm)
     return lm
 
 
@@ -178,13 +179,13 @@ def _most_tokens(config: Any, profile: Profile) -> int:
 
 @torch.inference_mode()
 def _check(lm: LanguageModel) -> None:
-    """Makes sure that the model says the same of a packed sequence as of one by itself, and has it compute less.
+    """Makes sure that the model says the same of a packed sequence as of one by itself.
 
     Raises:
         ModelError: It does not: it caps or scales its scores, say, or has layers that are no attention.
     """
     lm.network.eval()
-    ids = torch.arange(1, 7, device=lm.device)
+    ids = _few_tokens(lm)
     pattern = _Asked(pack([ids.tolist()]))
     config = lm.causal.config
     try:
@@ -202,7 +203,19 @@ def _check(lm: LanguageModel) -> None:
             f"{lm.source.reference}: models of this architecture ({config.model_type}) are not supported",
             "choose a model that is built like Llama, Mistral, Qwen or SmolLM",
         )
+
+
+@torch.inference_mode()
+def _narrow(lm: LanguageModel) -> None:
+    """Has the last layer compute only what is asked for, where it then says the same."""
+    lm.network.eval()
+    ids = _few_tokens(lm)
+    pattern = attention.Whole(pack([ids.tolist()]))
     layers.narrow(lm.causal.base_model, lambda: attention.run(lm.causal, ids, ids - 1, pattern))
+
+
+def _few_tokens(lm: LanguageModel) -> torch.Tensor:
+    return torch.arange(1, 7, device=lm.device)
 
 
 class _Asked(attention.Whole):

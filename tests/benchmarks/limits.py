@@ -112,7 +112,7 @@ def decoding(lm: LanguageModel, batch: int) -> tuple[float, int]:
         lm.causal.get_output_embeddings().weight,
         *(of for one in layers for of in (one.base.weight, one.down, one.up)),
     ]
-    kept = [of[:, :, : cache.used] for at in range(len(lm.causal.base_model.layers)) for of in cache.layer(at, tokens)]
+    kept = [of for at in range(len(lm.causal.base_model.layers)) for of in cache.layer(at, tokens)]
     return seconds, sum(of.numel() for of in (*weights, *kept)) * lm.dtype.itemsize
 
 

@@ -22,7 +22,7 @@ import profiles
 from spearctl import checkup
 from spearctl.commands.doctor import LOOKS
 from spearctl.home import Home
-from tests.checkups import examined, line, mend, states
+from tests.checkups import Line, examined, line, mend, states
 from tests.cli import clean_environment, spawn
 from tests.homes import adapter_of, files_of, make_template, winnable, write_profile
 from tests.swarms import Device, homes
@@ -253,7 +253,18 @@ def test_a_disk_that_is_full(anna: Device, monkeypatch: pytest.MonkeyPatch) -> N
     mend(anna, line(checks, "disk"))
 
 
-def test_libraries_that_are_missing_or_too_old(anna: Device, tmp_path: Path) -> None:
+def examined_with(site: Path, device: Device, **environ: str) -> list[Line]:
+    """What is found where packages in a folder come before those that are installed, which is to be code 4."""
+    path = os.pathsep.join([str(site), str(Path(__file__).parents[2])])
+    outcome = spawn(
+        "doctor", "--json", "--home", str(device.home.root), folder=device.folder, PYTHONPATH=path, **environ
+    )
+    assert outcome.code == 4
+    return list(outcome.envelope["data"]["checks"])
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_libraries_that_are_missing_or_too_old(anna: Device, tmp_path: Path, is_broken: bool) -> None:
     told = tmp_path / "site" / "spearctl-0.1.0.dist-info" / "METADATA"
     told.parent.mkdir(parents=True)
     wanted = ["numpy>=99", "no-such-package>=1", "rich>=1", 'zeroconf>=99; extra == "lan"']
@@ -261,10 +272,10 @@ def test_libraries_that_are_missing_or_too_old(anna: Device, tmp_path: Path) -> 
         "Metadata-Version: 2.1\nName: spearctl\nVersion: 0.1.0\n"
         + "".join(f"Requires-Dist: {line}\n" for line in wanted)
     )
-    path = os.pathsep.join([str(told.parent.parent), str(Path(__file__).parents[2])])
-    outcome = spawn("doctor", "--json", "--home", str(anna.home.root), folder=tmp_path, PYTHONPATH=path)
-    assert outcome.code == 4
-    found = line(outcome.envelope["data"]["checks"], "libraries")
+    if is_broken:  # as what is too old may be
+        (tmp_path / "site" / "peft").mkdir()
+        (tmp_path / "site" / "peft" / "__init__.py").write_text("raise ImportError(name='numpy')")
+    found = line(examined_with(tmp_path / "site", anna), "libraries")
     assert found["message"].startswith("numpy is ")
     assert found["message"].endswith("no-such-package is not installed")
     assert found["mend"] == "pip install 'numpy>=99' 'no-such-package>=1'"
@@ -285,17 +296,13 @@ def test_a_library_that_is_installed_and_broken(
     broken = tmp_path / "site" / package / "__init__.py"
     broken.parent.mkdir(parents=True)
     broken.write_text(text)
-    path = os.pathsep.join([str(broken.parents[1]), str(Path(__file__).parents[2])])
-    outcome = spawn("doctor", "--json", "--home", str(anna.home.root), folder=tmp_path, PYTHONPATH=path)
-    assert outcome.code == 4
-    found = line(outcome.envelope["data"]["checks"], "libraries")
+    found = line(examined_with(tmp_path / "site", anna), "libraries")
     assert "cannot be imported" in found["message"]
     assert found["mend"].endswith(mend)
 
 
 def test_a_profile_whose_device_is_not_there(anna: Device) -> None:
-    profile = anna.home.root.parent / "gpu.toml"
-    write_profile(profile, device="cuda")
+    profile = write_profile(anna.home.root.parent / "gpu.toml", device="cuda")
     checks = examined(anna, 4, SPEARCTL_PROFILE=str(profile))
     assert states(checks) == {"profile": "fail"}
     assert "runs on 'cuda'" in line(checks, "profile")["message"]
@@ -321,12 +328,7 @@ def test_a_profile_whose_weights_nothing_here_packs(anna: Device, tmp_path: Path
     for package in ("torchao", "bitsandbytes"):
         (tmp_path / "site" / package).mkdir(parents=True)
         (tmp_path / "site" / package / "__init__.py").write_text(f"raise {error}\n")
-    write_profile(tmp_path / "packed.toml", quantization=kind)
-    path = os.pathsep.join([str(tmp_path / "site"), str(Path(__file__).parents[2])])
-    profile = str(tmp_path / "packed.toml")
-    home = str(anna.home.root)
-    outcome = spawn("doctor", "--json", "--home", home, folder=tmp_path, PYTHONPATH=path, SPEARCTL_PROFILE=profile)
-    assert outcome.code == 4
-    checks = outcome.envelope["data"]["checks"]
+    profile = write_profile(tmp_path / "packed.toml", quantization=kind)
+    checks = examined_with(tmp_path / "site", anna, SPEARCTL_PROFILE=str(profile))
     assert states(checks) == {"profile": "fail"}
     assert line(checks, "profile")["mend"] == "pip install 'spearctl[quant]'"

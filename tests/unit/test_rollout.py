@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.learner import stir, trace
+from tests.learner import mlp_rows, stir, trace
 from training import rollout
 from training.errors import Interrupted
 from training.models import LanguageModel
@@ -186,9 +186,7 @@ def test_a_temperature_of_zero_is_greedy() -> None:
 
 
 def test_of_a_prompt_the_last_layer_computes_its_last_token_alone(tiny: LanguageModel) -> None:
-    rows: list[list[int]] = [[], []]
-    for of, layer in zip(rows, tiny.causal.base_model.layers, strict=True):
-        layer.mlp.register_forward_pre_hook(lambda _, args, of=of: of.append(args[0].shape[:-1].numel()))
+    rows = mlp_rows(tiny)
     prompts = [list(trace(seed, prompt_tokens=150).prompt) for seed in (1, 2)]
     sample(tiny, prompts, [1, 1], GREEDY, batch=2)
     assert rows == [[320], [64]]  # 300 and 2, filled up

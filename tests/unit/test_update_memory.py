@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.learner import load_tiny, on_head, stir, trace
+from tests.learner import load_tiny, mlp_rows, on_head, stir, trace
 from tests.updating import ONE_STEP, assert_same, learn, mixed, passes, published
 from training import lora
 from training.attention import ROUNDED_TO
@@ -89,9 +89,7 @@ def test_the_last_layer_goes_on_with_the_asked_tokens_alone_and_their_gradient_i
     stir(lm)
     traces = mixed(prompt_tokens=150)
     asked = sum(len(item.completion) for item in traces)
-    rows: list[list[int]] = [[], []]
-    for of, layer in zip(rows, lm.causal.base_model.layers, strict=True):
-        layer.mlp.register_forward_pre_hook(lambda _, args, of=of: of.append(args[0].shape[:-1].numel()))
+    rows = mlp_rows(lm)
     narrow = learn(lm, traces, replace(ONE_STEP, micro_batch=64), monkeypatch)[1][0]
     assert asked <= rows[1][0] < asked + ROUNDED_TO < rows[0][0]
     last = lm.causal.base_model.layers[-1]
