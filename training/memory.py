@@ -4,16 +4,18 @@ The model is small and made of the network's own shapes. Let S be the sum of the
 layers, L the layers, h the width between them, V the vocabulary and b the bytes of a value. Then a token takes
 
     trained          b (S + 2 L h)           what each adapted layer is given and gives, and what each norm is given
-    trained again    2 b L h + 3 b (S / L + 2 h)
-                                             with checkpointing: what is between layers, and one layer with gradients
+    between          2 b L h                 with checkpointing: what is between layers
+    in a layer       3 b (S / L + 2 h)       with checkpointing: one layer at a time, with gradients
     cached           3 b L kv_heads head     keys and values of a decoded sequence, and half again while rows leave
     read             b S / L                 one layer's, without gradients, of the prompts of one pass
 
-and a row of scores V (2 b + 16): as computed, chosen from, in float32, and with two temporaries as large. On top come
-gradients, both moments of AdamW and a copy of the adapter, what passes of other lengths leave behind, and what was
-resident before any of it. `HEADROOM` is for what an allocator wastes. Measured with SmolLM2-135M in bfloat16, a token
-of a pass with checkpointing took 0.17 MB, where this says 0.16 (headroom included), and a sequence of 128 tokens 7.5
-MB, where it says 8.0; rounds with passes of 640 tokens took 1.55 to 1.61 GB, where it says 1.55 to 1.60.
+and a row of scores V (2 b + 16): as computed, chosen from, in float32, and with two temporaries as large. With
+checkpointing, scores are gone before a layer is computed again, so the larger of the two counts. On top come gradients,
+both moments of AdamW and a copy of the adapter, what passes of other lengths leave behind, and what was resident before
+any of it. `HEADROOM` is for what an allocator wastes. Measured with SmolLM2-135M in bfloat16, a token of a pass with
+checkpointing took 0.17 MB, where this says 0.16 (headroom included), and a sequence of 128 tokens 7.5 MB, where it says
+8.0. Rounds with passes of 640 tokens took 1.55 to 1.61 GB, where it says 1.55 to 1.60; rounds within a budget of 1 GB
+took 951 to 984 MB, where it says 992.
 
 Does not cover: the memory of an Apple GPU, of which only what counts as the process's own is seen, more than one CUDA
 device, swapped pages, and what the process took before the model was loaded if that was given back since.
@@ -137,7 +139,8 @@ class Demand:
     Attributes:
         fixed: Resident before any work, and what learning keeps besides its activations.
         trained: Of a token in a training pass.
-        trained_again: The same with checkpointing.
+        between: The same with checkpointing, while it waits.
+        in_a_layer: With checkpointing, of a layer that is computed again.
         cached: Of a token of a sequence that is being decoded.
         read: Of a token of a prompt while it is read; never more than a pass of them are.
         scores: Of a token whose scores over the vocabulary are computed.
@@ -145,7 +148,8 @@ class Demand:
 
     fixed: int
     trained: int
-    trained_again: int
+    between: int
+    in_a_layer: int
     cached: int
     read: int
     scores: int
@@ -153,8 +157,10 @@ class Demand:
     def learning(self, micro_batch: int, lengths: Lengths, *, checkpointing: bool) -> int:
         """Of one training pass, all else included. A trace longer than the pass is one of its own."""
         tokens = max(micro_batch * TRACE_TOKENS, lengths.sequence)
-        kept = HEADROOM * self.trained_again if checkpointing else _HEADROOM_KEPT * self.trained
-        return self.fixed + int(tokens * kept + HEADROOM * LOGITS_ROWS * self.scores)
+        scores = LOGITS_ROWS * self.scores
+        if checkpointing:
+            return self.fixed + int(HEADROOM * (tokens * self.between + max(tokens * self.in_a_layer, scores)))
+        return self.fixed + int(_HEADROOM_KEPT * tokens * self.trained + HEADROOM * scores)
 
     def playing(self, rollout_batch: int, lengths: Lengths) -> int:
         """Of decoding so many sequences at once, all else included."""
@@ -189,7 +195,8 @@ def demand(lm: LanguageModel, used: int, *, frugal: bool = False) -> Demand:
     return Demand(
         fixed=used + _COPIES * _FLOAT * adapter + int(HEADROOM * stray * trained),
         trained=trained,
-        trained_again=size * (2 * layers * hidden + 3 * (widths // layers + 2 * hidden)),
+        between=size * 2 * layers * hidden,
+        in_a_layer=size * 3 * (widths // layers + 2 * hidden),
         cached=3 * size * layers * kv_heads * head,
         read=size * widths // layers,
         scores=vocabulary * (2 * size + 4 * _FLOAT),

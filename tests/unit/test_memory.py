@@ -18,7 +18,9 @@ from training.memory import Demand, Lengths, fit, halved, halves
 from training.models import LanguageModel
 
 MB = 10**6
-DEMAND = Demand(fixed=500 * MB, trained=600_000, trained_again=60_000, cached=25_000, read=20_000, scores=200_000)
+DEMAND = Demand(
+    fixed=500 * MB, trained=600_000, between=30_000, in_a_layer=30_000, cached=25_000, read=20_000, scores=200_000
+)  # fmt: skip
 LENGTHS = Lengths(prompt=64, completion=64)
 CPU = dataclasses.replace(profiles.load("cpu"), micro_batch=8)
 
@@ -36,6 +38,14 @@ def test_a_trace_that_is_longer_than_a_pass_counts_whole() -> None:
     long = Lengths(prompt=900, completion=100)
     assert DEMAND.learning(1, long, checkpointing=False) == DEMAND.learning(4, long, checkpointing=False)
     assert DEMAND.learning(1, long, checkpointing=False) > DEMAND.learning(7, LENGTHS, checkpointing=False)
+
+
+def test_scores_and_a_layer_that_is_computed_again_are_never_there_together() -> None:
+    scores = int(memory.HEADROOM * memory.LOGITS_ROWS * DEMAND.scores)
+    few = DEMAND.learning(1, LENGTHS, checkpointing=True)
+    assert few == DEMAND.fixed + int(memory.HEADROOM * 128 * DEMAND.between) + scores
+    many = DEMAND.learning(64, LENGTHS, checkpointing=True)
+    assert many == DEMAND.fixed + int(memory.HEADROOM * 64 * 128 * (DEMAND.between + DEMAND.in_a_layer))
 
 
 def test_a_budget_with_room_leaves_a_profile_as_it_is() -> None:
@@ -109,7 +119,8 @@ def test_a_models_demand_is_made_of_its_own_shapes(tiny_chat: LanguageModel) -> 
     # Two layers of width 32, 64 in the middle, 4 heads of 8 and 2 for keys, in float32; rank 4.
     layer = 2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 64)
     assert found.trained == 4 * 2 * (layer + 2 * 32)
-    assert found.trained_again == 4 * (2 * 2 * 32 + 3 * (layer + 2 * 32))
+    assert found.between == 4 * 2 * 2 * 32
+    assert found.in_a_layer == 4 * 3 * (layer + 2 * 32)
     assert found.read == 4 * layer
     assert found.cached == 3 * 4 * 2 * 2 * 8
     assert found.fixed == 1000 + 4 * 4 * 4 * 2 * layer + int(1.2 * 230 * found.trained)
