@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from profiles.detect import Choice, Hardware, choose, detect, resolve
 from profiles.errors import ProfileError
-from profiles.profile import MEANINGS, Profile, dumps, is_free, is_path, load, names
+from profiles.profile import MEANINGS, NAMING, Profile, dumps, is_free, is_path, load, misnamed, names
 
 __all__ = [
     "MEANINGS",
+    "NAMING",
     "Choice",
     "Hardware",
     "Profile",
@@ -25,6 +26,7 @@ __all__ = [
     "is_free",
     "is_path",
     "load",
+    "misnamed",
     "names",
     "resolve",
 ]

@@ -26,6 +26,8 @@ Quantization = Literal["none", "int8", "nf4"]
 _SHIPPED = ("phone", "cpu-small", "cpu", "apple", "jetson", "cuda-8g", "cuda-24g", "cuda-80g")
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+NAMING = "use small letters, digits, - and _, and no shipped profile's name"
+"""What `is_free` asks of a name, told in a hint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +142,11 @@ def names(own: Path | None = None) -> tuple[str, ...]:
     """
     mine = sorted(path.stem for path in own.glob("*.toml") if is_free(path.stem)) if own is not None else []
     return (*_SHIPPED, *mine)
+
+
+def misnamed(own: Path) -> tuple[Path, ...]:
+    """Return the files in a folder of the user's own profiles that no name leads to."""
+    return tuple(sorted(path for path in own.glob("*.toml") if not is_free(path.stem)))
 
 
 def is_free(name: str) -> bool:

@@ -16,6 +16,7 @@ Exit codes: 0 ok, 1 a bug, 2 usage, 3 a member whose node is stopped, 4 configur
 
 from __future__ import annotations
 
+import errno
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -129,19 +130,20 @@ def explain(error: BaseException) -> Failure:
     if (package := _broken_package(error)) is not None:
         hint = f"install it again where spearctl runs: pip install --force-reinstall {package}"
         return Failure(code=CONFIG, kind=kind, message=f"{package} cannot be imported: {error}", hint=hint)
+    if (told := _of_machine(error)) is not None:
+        return Failure(code=TRAINING, kind=kind, message=told[0], hint=told[1])
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
         hint = "look at the free space and the permissions there"
         return Failure(code=HOME, kind=kind, message=f"{place}{error.strerror or error}", hint=hint)
-    if (told := _of_machine(error)) is not None:
-        return Failure(code=TRAINING, kind=kind, message=told[0], hint=told[1])
     return Failure(code=BUG, kind=kind, message=f"unexpected {kind}: {error}", hint=BUG_HINT)
 
 
 def _of_machine(error: BaseException) -> tuple[str, str] | None:
     """Says that memory ran out or that a GPU failed, and what helps; None of any other error."""
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
-    is_full, is_broken = isinstance(error, MemoryError), False
+    is_full = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    is_broken = False
     if isinstance(error, RuntimeError) and "torch" in sys.modules:
         from training.halving import is_failure_of_gpu, is_out_of_memory
 

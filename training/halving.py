@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable
 from typing import TypeVar
@@ -17,6 +18,7 @@ _SAID = (
     "CUDA error: out of memory",  # where CUDA itself, and not PyTorch's allocator, had no room
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    "Cannot allocate memory",  # a file that could not be mapped
     "NVML_SUCCESS == r INTERNAL ASSERT",  # a Jetson, which has no NVML to ask for the figures of the usual message
 )
 """How others than PyTorch's own error say that there is not enough memory."""
@@ -51,7 +53,7 @@ def halving(what: str, size: int, work: Callable[[int], T]) -> tuple[T, int]:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether there was not enough memory, of the machine's or of an accelerator's."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
     return isinstance(error, RuntimeError) and any(said in str(error) for said in _SAID)
 

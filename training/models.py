@@ -245,6 +245,8 @@ def _read(source: ModelSource, profile: Profile) -> tuple[Any, Any]:
         )
         tokenizer = AutoTokenizer.from_pretrained(source.folder, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(
             f"{source.reference}: the model cannot be loaded: {error}", "check the folder, or choose another model"
         ) from error

@@ -193,6 +193,8 @@ def list_(run: Run) -> ProfileList:
             found[name] = profiles.load(name, own)
         except profiles.ProfileError as error:
             broken[name] = error.message
+    for path in profiles.misnamed(own):
+        broken[path.name] = f"{path}: not what a profile can be called; {profiles.NAMING}"
     # A file of one's own is asked for by its own name, whatever it says inside.
     named = tuple(dataclasses.replace(one, name=name) for name, one in found.items())
     return ProfileList(named, _used(run), broken)
@@ -241,9 +243,7 @@ def tune(
 
     watch = Watch(run, parse(memory_budget))
     if not profiles.is_free(name):
-        raise UsageError(
-            f"a profile cannot be called {name!r}", "use small letters, digits, - and _, and no shipped profile's name"
-        )
+        raise UsageError(f"a profile cannot be called {name!r}", profiles.NAMING)
     config = run.config()
     path = run.home.profiles_path / f"{name}.toml"
     _refuse_what_is_in_the_way(path)

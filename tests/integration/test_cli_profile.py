@@ -276,6 +276,14 @@ def test_a_profile_that_is_not_valid_hides_no_other(device: Cli, used: str, monk
     assert device("profile", "show", "bad").code == 4
 
 
+@pytest.mark.parametrize("name", ["My Board.toml", "cpu.toml"])
+def test_a_profile_that_no_name_leads_to_is_told(device: Cli, name: str) -> None:
+    device.home.profiles_path.mkdir()
+    write_profile(device.home.profiles_path / name)
+    assert list(data_of(device, "profile", "list")["broken"]) == [name]
+    assert f"{name}: not what a profile can be called" in " ".join(device("profile", "list").out.split())
+
+
 @pytest.mark.parametrize("place", ["profiles", "profiles/tuned.toml"])
 def test_what_is_in_the_way_of_a_tuned_profile_is_told_before_anything_is_measured(
     device: Cli, monkeypatch: pytest.MonkeyPatch, place: str

@@ -71,6 +71,8 @@ def test_memory_that_ran_out_and_a_gpu_that_failed_are_told_apart_and_with_what_
         caught.value,
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         MemoryError(),
+        OSError(12, "Cannot allocate memory"),
+        RuntimeError("unable to mmap 9 bytes from file </x/model.safetensors>: Cannot allocate memory (12)"),
     ):
         out = explain(error)
         assert out.code == 7

@@ -164,6 +164,25 @@ def test_a_broken_folder_is_a_model_error(copied: Path, name: str, content: byte
     assert caught.value.hint
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(12, "Cannot allocate memory"),
+        RuntimeError("unable to mmap 9 bytes from file </x/model.safetensors>: Cannot allocate memory (12)"),
+    ],
+)
+def test_a_folder_is_not_blamed_where_memory_ran_out(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr("training.models.AutoModelForCausalLM.from_pretrained", fail)
+    with pytest.raises(type(error)) as caught:
+        load(copied)
+    assert caught.value is error
+
+
 def test_weights_that_lack_a_tensor_are_refused_not_filled_with_noise(copied: Path) -> None:
     file = copied / "model.safetensors"
     weights = load_file(file)
