@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -128,6 +128,17 @@ class Known:
     row: int
     length: int
 
+    @classmethod
+    def of(cls, prompt: Sequence[int], tokens: Sequence[int], cache: KeyValues, row: int) -> Known:
+        """What ``tokens``, which a row of a cache holds, say of a prompt: not its last token, whose state is wanted."""
+        return cls(cache, row, min(common(tokens, prompt), len(prompt) - 1))
+
+
+def longest(found: Iterable[Known | None]) -> Known | None:
+    """What says the most; None where nothing says anything."""
+    best = max((known for known in found if known is not None), key=lambda known: known.length, default=None)
+    return best if best is not None and best.length > 0 else None
+
 
 @dataclass(slots=True)
 class Prefixes:
@@ -146,12 +157,8 @@ class Prefixes:
         """The longest beginning of a prompt that is kept, short of its last token."""
         wanted = tuple(prompt)
         at = bisect.bisect_left(self._kept, wanted, key=lambda kept: kept[0])
-        best: Known | None = None
-        for tokens, cache, row in self._kept[max(0, at - 1) : at + 1]:  # in this order the most alike are neighbours
-            length = min(common(tokens, wanted), len(wanted) - 1)
-            if length > (best.length if best else 0):
-                best = Known(cache, row, length)
-        return best
+        alike = self._kept[max(0, at - 1) : at + 1]  # in this order the most alike are neighbours
+        return longest(Known.of(wanted, tokens, cache, row) for tokens, cache, row in alike)
 
     def keep(self, prompts: Sequence[Sequence[int]], cache: KeyValues) -> None:
         """Keeps the caches of prompts, which are the rows of ``cache``, as long as it is open."""

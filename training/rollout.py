@@ -9,16 +9,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from training import attention
-from training.cache import KeyValues, Prefill, Prefixes
+from training.cache import KeyValues, Known, Prefill, Prefixes, longest
 from training.halving import halving
 from training.models import LanguageModel
-from training.packing import pack
+from training.packing import common, pack
 from training.stepping import Steps, columns_ahead
 
 Notify = Callable[[str, int, int], None]
@@ -110,7 +111,8 @@ def sample(
     results: dict[int, Completion] = {}
 
     def decode(count: int) -> dict[int, Completion]:
-        rows = order[len(results) : len(results) + count]
+        # What begins alike is next to each other, to be read in the same pass.
+        rows = sorted(order[len(results) : len(results) + count], key=lambda row: tuple(prompts[row]))
         width = max(limits[row] for row in rows)
         uniform = np.stack([_stream(sampling.seed, named[row], limits[row], width) for row in rows])
         return dict(zip(rows, _decode(lm, everything.of(rows), sampling, uniform, prefixes), strict=True))
@@ -195,20 +197,30 @@ def _decode(
 def _prefill(
     lm: LanguageModel, prompts: Sequence[Sequence[int]], room: int, prefixes: Prefixes | None
 ) -> tuple[KeyValues, torch.Tensor]:
-    """Computes prompts; returns their cache, with room for new tokens, and the state of each last token."""
-    found = [prefixes.find(prompt) if prefixes is not None else None for prompt in prompts]
-    known = [one.length if one else 0 for one in found]
-    lengths, last = [*map(len, prompts)], []
-    cache = KeyValues(lengths, room, is_frugal=lm.recomputes, ahead=columns_ahead(lm))
-    for rows in _readings([len(prompt) - length for prompt, length in zip(prompts, known, strict=True)]):
-        packing = pack(prompts[rows], known[rows])
+    """Computes prompts; returns their cache, with room for new tokens, and the state of each last token.
+
+    What a pass has read is known to the next; in the order of their tokens, prompts share the most with that before.
+    """
+    kept = [prefixes.find(prompt) if prefixes is not None else None for prompt in prompts]
+    alike = [0, *(common(before, prompt) for before, prompt in pairwise(prompts))]
+    counts = [len(prompt) - max(length, _length(one)) for prompt, length, one in zip(prompts, alike, kept, strict=True)]
+    cache, last = KeyValues([*map(len, prompts)], room, is_frugal=lm.recomputes, ahead=columns_ahead(lm)), []
+    for rows in _readings(counts):
+        known = kept[rows]
+        if (read := rows.start - 1) >= 0:
+            begun = (Known.of(prompt, prompts[read], cache, read) for prompt in prompts[rows])
+            known = [*map(longest, zip(known, begun, strict=True))]
+        packing = pack(prompts[rows], [*map(_length, known)])
         ends = [row.last for row in packing.rows]
         ids, positions, at = (torch.tensor(of, device=lm.device) for of in (packing.tokens, packing.positions, ends))
-        pattern = Prefill(cache, rows.start, packing, found[rows])
-        last.append(attention.run(lm.causal, ids, positions, pattern, at))
+        last.append(attention.run(lm.causal, ids, positions, Prefill(cache, rows.start, packing, known), at))
     if prefixes is not None:
         prefixes.keep(prompts, cache)
     return cache, torch.cat(last)
+
+
+def _length(known: Known | None) -> int:
+    return 0 if known is None else known.length
 
 
 def _readings(counts: Sequence[int]) -> Iterator[slice]:

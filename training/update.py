@@ -200,8 +200,8 @@ def _backward(
         if not entry.trace.win
     )
     weights = config.lambda_win / max(1.0, win_count), config.lambda_lose / max(1.0, lose_count)
-    # Sorted by prompt, a win and a loss of one prompt come into the same pass, which computes the prompt once.
-    order = sorted(range(len(drawn)), key=lambda i: (len(drawn[i].trace.prompt), drawn[i].trace.prompt))
+    # What begins alike comes into the same pass, which computes it once: a prompt for its win and its loss, say.
+    order = sorted(range(len(drawn)), key=lambda i: drawn[i].trace.sequence)
     totals = np.zeros(2)
     for run in _passes([drawn[i].trace.sequence for i in order], micro_batch * _TOKENS_A_TRACE):
         rows = [order[i] for i in run]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.benchmarks import limits
 from tests.learner import trace
+from training.attention import ROUNDED_TO
 from training.models import LanguageModel
 from training.update import UpdateConfig, update
 
@@ -25,8 +26,8 @@ def test_rows_are_counted_that_products_are_given_while_a_model_learns(tiny: Lan
     config = tiny.causal.config
     wide = (config.hidden_size, (config.intermediate_size,) * 2)
     counts = {shape[:2]: count for shape, count in learned.rows.items()}
-    assert counts[wide] == 2 * (192 * (config.num_hidden_layers - 1) + 64)  # the last layer: 12, filled up
-    assert sum(counts.values()) == 2 * (192 * (4 * config.num_hidden_layers - 2) + 2 * 64)
+    assert counts[wide] == 2 * (192 * (config.num_hidden_layers - 1) + ROUNDED_TO)  # the last layer: 12, filled up
+    assert sum(counts.values()) == 2 * (192 * (4 * config.num_hidden_layers - 2) + 2 * ROUNDED_TO)
     tiny.network.eval()
     before = learned.rows.total()
     limits.decoding(tiny, 1)

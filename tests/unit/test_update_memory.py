@@ -81,6 +81,22 @@ def test_a_prompt_that_a_win_and_losses_share_is_computed_once_and_their_gradien
     assert_same(shared, published(lm, traces, config)[2])
 
 
+@pytest.mark.usefixtures("exact_lengths")
+def test_prompts_that_begin_alike_come_into_one_pass_whatever_their_lengths(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = tuple(range(10, 60)), tuple(range(100, 150))
+    traces = [
+        replace(trace(number), prompt=(*begin, *(200 + number,) * (1 + 4 * number)))
+        for begin, numbers in ((ours, (0, 2, 4)), (theirs, (1, 3, 5)))
+        for number in numbers
+    ]
+    own = sum(item.length - 50 for item in traces)
+    counts = passes(lm, lambda: learn(lm, traces, replace(ONE_STEP, micro_batch=1), monkeypatch))
+    assert len(counts) == 2
+    assert sum(counts) == 2 * 50 + own
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_last_layer_goes_on_with_the_asked_tokens_alone_and_their_gradient_is_the_same(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, checkpointing: bool
