@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NAME = "spearctl"
-ROUNDED_TO = 32
-"""More than twice as many tokens are filled up to a multiple: oneDNN makes, and keeps, a kernel for each shape."""
+ROUNDED_TO = 64
+"""More tokens than this are filled up to a multiple: oneDNN makes, and keeps, a kernel for each shape it has seen."""
 MOST_SCORES = 1 << 19
 """Of one layer and one group of heads, in one go: more do not fit a small CPU's cache and take twice as long."""
 
@@ -72,7 +72,7 @@ def run(
         Hidden states ``[W, hidden]``, or ``[N, hidden]``.
     """
     count = len(tokens)
-    if count > 2 * ROUNDED_TO:
+    if count > ROUNDED_TO:
         tokens, positions = _filled_up(tokens), _filled_up(positions)
     narrowed = {}
     if wanted is not None and len(wanted) and layers.is_narrow(causal.base_model):
