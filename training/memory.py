@@ -14,8 +14,8 @@ checkpointing, scores are gone before a layer is computed again, so the larger o
 both moments of AdamW and a copy of the adapter, what passes of other lengths leave behind, and what was resident before
 any of it. `HEADROOM` is for what an allocator wastes. Measured with SmolLM2-135M in bfloat16, a token of a pass with
 checkpointing took 0.17 MB, where this says 0.16 (headroom included), and a sequence of 128 tokens 7.5 MB, where it says
-8.0. Rounds with passes of 640 tokens took 1.55 to 1.61 GB, where it says 1.55 to 1.60; rounds within a budget of 1 GB
-took 951 to 984 MB, where it says 992.
+8.0. Rounds with passes of 640 tokens took 1.53 to 1.61 GB, where it says 1.55 to 1.60; with 64 long sequences at once,
+1.67, where it says more than 1.7; rounds within a budget of 1 GB took 951 to 984 MB, where it says 992.
 
 Does not cover: the memory of an Apple GPU, of which only what counts as the process's own is seen, more than one CUDA
 device, swapped pages, and what the process took before the model was loaded if that was given back since.
