@@ -225,7 +225,6 @@ class Ledger(LedgerReader):
     # Steps.
 
     def commit(self) -> None:
-        """Makes all since the last commit lasting, and only then removes the blobs that nothing needs any more."""
         if self._db.in_transaction:
             reach("ledger.before-commit")
             with self._undone_if_it_fails(), _sqlite_errors(self._path):
