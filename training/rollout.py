@@ -202,8 +202,10 @@ def _prefill(
     What a pass has read is known to the next; in the order of their tokens, prompts share the most with that before.
     """
     kept = [prefixes.find(prompt) if prefixes is not None else None for prompt in prompts]
-    alike = [0, *(common(before, prompt) for before, prompt in pairwise(prompts))]
-    counts = [len(prompt) - max(length, _length(one)) for prompt, length, one in zip(prompts, alike, kept, strict=True)]
+    shared = [0, *(common(before, prompt) for before, prompt in pairwise(prompts))]
+    counts = [
+        len(prompt) - max(length, _length(one)) for prompt, length, one in zip(prompts, shared, kept, strict=True)
+    ]
     cache, last = KeyValues([*map(len, prompts)], room, is_frugal=lm.recomputes, ahead=columns_ahead(lm)), []
     for rows in _readings(counts):
         known = kept[rows]

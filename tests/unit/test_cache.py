@@ -81,10 +81,37 @@ def test_prompts_are_read_a_few_at_a_time_and_say_the_same(
     )
     monkeypatch.setattr(rollout, "READ_TOKENS", most)
     prefixes = Prefixes()
-    assert [sample(lm, asked, [6] * 5, GREEDY, batch=5, prefixes=prefixes) for asked in (prompts, longer)] == together
-    handle.remove()
     read = {1: [5, 9, 33, 40, 20], 50: [47, 40, 20], 77: [47, 60]}[most]  # what they begin with once
-    assert passes[: len(read)] == [count + (-count % ROUNDED_TO if count > ROUNDED_TO else 0) for count in read]
+    went_on = {1: [2] * 5}.get(most, [10])  # of longer ones, what they are longer by
+    for asked, expected, counts in zip((prompts, longer), together, (read, went_on), strict=True):
+        passes.clear()
+        assert sample(lm, asked, [6] * 5, GREEDY, batch=5, prefixes=prefixes) == expected
+        filled_up = [count + (-count % ROUNDED_TO if count > ROUNDED_TO else 0) for count in counts]
+        assert passes[: len(counts)] == filled_up
+    handle.remove()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_prompts_that_branch_anywhere_say_what_each_says_alone(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Whatever passes, batches and kept prompts they begin in."""
+    rng = np.random.default_rng(seed)
+
+    def grown(prompts: list[list[int]], count: int) -> list[list[int]]:
+        for _ in range(count):
+            stem = prompts[rng.integers(len(prompts))]
+            more = rng.integers(4, 250, rng.integers(1, 20)).tolist()
+            prompts = [*prompts, stem[: rng.integers(len(stem) + 1)] + more]
+        return prompts
+
+    first = grown(random_prompts(20), 6)
+    asked = first, grown(first, 6)[3:]
+    alone = [[sample(lm, [prompt], [4], GREEDY, batch=1)[0] for prompt in prompts] for prompts in asked]
+    monkeypatch.setattr(rollout, "READ_TOKENS", int(rng.integers(1, 80)))
+    prefixes, batch = Prefixes(), int(rng.integers(2, 8))
+    found = [sample(lm, prompts, [4] * len(prompts), GREEDY, batch=batch, prefixes=prefixes) for prompts in asked]
+    assert found == alone
 
 
 def test_a_long_answer_outgrows_its_first_columns_and_goes_on(lm: LanguageModel) -> None:
