@@ -210,7 +210,7 @@ class Prefill(Pattern):
                     to[:, : known.length] = source[:, : known.length]
         heads, count, size = query.shape
         by_token = query.transpose(0, 1)
-        seen = query.new_empty(count, heads, size)
+        seen = query.new_zeros(count, heads, size)
         for part in self._parts:
             padded = by_token[part.tokens].view(len(part.rows), -1, heads, size).transpose(1, 2)
             folded = padded.reshape(len(part.rows), key.shape[0], -1, size)
@@ -296,11 +296,11 @@ class Step(Pattern):
         if self._place is None:
             self._place = self._cache.advance()
         column, mask = self._place
+        heads, _, size = query.shape
+        groups, count = key.shape[0], len(keys)
         for of, its in ((keys, key), (values, value)):
-            of.index_copy_(2, column, its.transpose(0, 1)[:, :, None])
-        heads, count, size = query.shape
-        groups = key.shape[0]
-        folded = query.transpose(0, 1).reshape(count, groups, heads // groups, size)
+            of.index_copy_(2, column, its[:, :count].transpose(0, 1)[:, :, None])
+        folded = query[:, :count].transpose(0, 1).reshape(count, groups, heads // groups, size)
         seen = _look(
             folded, keys, values, mask.expand(-1, 1, heads // groups, -1), scale, is_frugal=self._cache.is_frugal
         )

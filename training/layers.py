@@ -12,6 +12,8 @@ from typing import Any, cast
 import torch
 from torch.nn import functional
 
+from training.lowrank import together
+
 _TRIED = 4  # rows
 _LAST_LAYER = {"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"}
 _ALIKE = 0.02  # of the largest value, what rounding in bfloat16 may explain
@@ -101,7 +103,7 @@ def _form_of(module: Any) -> Any:
     if name.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
         return lambda x: _RmsNorm.apply(x, module.weight, module.variance_epsilon)
     if name.endswith("MLP") and all(hasattr(module, part) for part in ("gate_proj", "up_proj", "down_proj", "act_fn")):
-        return lambda x: module.down_proj(_GatedSilu.apply(module.gate_proj(x), module.up_proj(x)))
+        return lambda x: module.down_proj(_GatedSilu.apply(together([module.gate_proj, module.up_proj], x)))
     return None
 
 
@@ -124,7 +126,7 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        inverse = (norm.square() / x.shape[-1] + eps).rsqrt()
+        inverse = torch.addcmul(norm.new_full((1,), eps), norm, norm, value=1 / x.shape[-1]).rsqrt_()
         ctx.save_for_backward(x, weight, inverse)
         return torch.mul(x, inverse, out=torch.empty_like(x)).mul_(weight)
 
@@ -132,22 +134,25 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         x, weight, inverse = ctx.saved_tensors
         scaled = gradients[0] * weight
-        along = (scaled * x).sum(-1, keepdim=True, dtype=torch.float32) * inverse.pow(3) / x.shape[-1]
+        along = (scaled * x).sum(-1, keepdim=True, dtype=inverse.dtype).mul_(inverse).mul_(inverse).mul_(inverse)
         gradient = torch.mul(scaled, inverse, out=torch.empty_like(x))
-        return gradient.addcmul_(x, along.to(x.dtype), value=-1), None, None
+        return gradient.addcmul_(x, along.to(x.dtype), value=-1 / x.shape[-1]), None, None
 
 
 class _GatedSilu(torch.autograd.Function):
-    """y = silu(gate) * up (Shazeer, arXiv 2002.05202). Keeps its inputs only."""
+    """y = silu(gate) * up (Shazeer, arXiv 2002.05202), of both side by side. Keeps its input only."""
 
     @staticmethod
-    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(gate, up)
+    def forward(ctx: Any, both: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(both)
+        gate, up = both.chunk(2, dim=-1)
         return functional.silu(gate).mul_(up)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        gate, up = ctx.saved_tensors
-        to_up = functional.silu(gate).mul_(gradients[0])
-        to_gate = cast(torch.Tensor, torch.ops.aten.silu_backward(gradients[0] * up, gate))
-        return to_gate, to_up
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        (both,) = ctx.saved_tensors
+        gradient = torch.empty_like(both)
+        (gate, up), (to_gate, to_up) = both.chunk(2, dim=-1), gradient.chunk(2, dim=-1)
+        torch.ops.aten.silu_backward(gradients[0] * up, gate, grad_input=to_gate)
+        torch.ops.aten.silu(gate, out=to_up).mul_(gradients[0])
+        return gradient

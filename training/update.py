@@ -19,7 +19,7 @@ from typing import cast
 import numpy as np
 import torch
 
-from training import attention
+from training import attention, packed_attention
 from training.halving import halving
 from training.losses import likelihood_sum, unlikelihood_mask, unlikelihood_sum
 from training.models import LanguageModel
@@ -292,4 +292,4 @@ def completion_states(model: LanguageModel, pairs: Sequence[tuple[Sequence[int],
     ids, positions, at = (
         torch.tensor(of, dtype=torch.long, device=device) for of in (packing.tokens, packing.positions, wanted)
     )
-    return attention.run(model.causal, ids, positions, attention.Whole(packing), at)
+    return attention.run(model.causal, ids, positions, packed_attention.Whole(packing), at)

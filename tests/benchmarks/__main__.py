@@ -126,6 +126,7 @@ def round_rows(repeats: int, *options: str) -> list[Row]:
             "row": "training step, of the machine's rate of products:",
             "base weights": limit("base_of_machine"),
             "with adapters": limit("linear_of_machine"),
+            "all products": limit("products_of_machine"),
         },
         *(
             {

@@ -38,12 +38,12 @@ class Rows:
     def __init__(self, lm: LanguageModel) -> None:
         self.rows: Counter[Shape] = Counter()
         for group in groups(lm):
-            shape = (group.members[0].base.in_features, tuple(group.widths), tuple(group.ranks))
-            group.members[0].register_forward_pre_hook(partial(self._count, shape))
+            group.outputs = partial(self._count, group, group.outputs)  # type: ignore[method-assign]
 
-    def _count(self, shape: Shape, layer: LowRankLinear, args: tuple[torch.Tensor, ...]) -> None:
-        if layer.training:
-            self.rows[shape] += args[0].shape[:-1].numel()
+    def _count(self, group: Group, outputs: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        if group.members[0].training:
+            self.rows[group.inputs, tuple(group.widths), tuple(group.ranks)] += x.shape[:-1].numel()
+        return outputs(x)
 
 
 def products_s(lm: LanguageModel, rows: int, done: Mapping[Shape, int]) -> tuple[float, float]:
@@ -85,13 +85,13 @@ def _group_s(
 def _seconds(product: Callable[[torch.Tensor], object], shape: tuple[int, int], lm: LanguageModel) -> float:
     """Of products with a weight of that shape, another one each time, as in a model."""
     weights = [torch.randn(shape).to(lm.device, lm.dtype) for _ in range(8)]
-    return _timed(lambda: [product(weight) for weight in weights], 5) / len(weights)
+    return timed(lambda: [product(weight) for weight in weights], 5) / len(weights)
 
 
 def reading_s(n_bytes: int, device: torch.device) -> float:
     """How long the machine takes to read so many bytes of memory, in order."""
     large = torch.ones(READ_BYTES // 4, device=device)
-    return _timed(large.sum, 10) * n_bytes / READ_BYTES
+    return timed(large.sum, 10) * n_bytes / READ_BYTES
 
 
 @torch.inference_mode()
@@ -106,7 +106,7 @@ def decoding(lm: LanguageModel, batch: int) -> tuple[float, int]:
     cache, _ = rollout._prefill(lm, prompts, DECODED + 1, None)
     steps = Steps(lm, cache, torch.full((batch,), PROMPT_TOKENS, device=lm.device))
     tokens = torch.full((batch,), 7, device=lm.device)
-    seconds = _timed(lambda: lm.head(steps(tokens)), DECODED)
+    seconds = timed(lambda: lm.head(steps(tokens)), DECODED)
     layers = [layer for group in groups(lm) for layer in group.members]
     weights = [
         lm.causal.get_output_embeddings().weight,
@@ -116,7 +116,7 @@ def decoding(lm: LanguageModel, batch: int) -> tuple[float, int]:
     return seconds, sum(of.numel() for of in (*weights, *kept)) * lm.dtype.itemsize
 
 
-def _timed(work: Callable[[], object], times: int) -> float:
+def timed(work: Callable[[], object], times: int) -> float:
     """The median of a few times, after one that is not counted."""
     work()
     found = []

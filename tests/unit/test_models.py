@@ -319,7 +319,7 @@ def test_a_last_layer_that_is_built_in_another_way_computes_all(copied: Path, ch
     base.layers[-1].forward = base.layers[-1].forward.whole
     change(base.layers[-1])
     forward = base.layers[-1].forward
-    models._narrow(lm)
+    models._streamline(lm)
     assert not layers.is_narrow(base)
     assert base.layers[-1].forward is forward
     assert update(lm, [trace(1), trace(2, win=False)], UpdateConfig(steps=1)).steps == 1
