@@ -65,7 +65,7 @@ def load(way: str, folder: Path, *, gpu: bool = False) -> tuple[LanguageModel, p
 def measure(way: str, folder: Path, *, gpu: bool = False) -> dict[str, Any]:
     """Times a round, its rollouts and its steps."""
     lm, profile = load(way, folder, gpu=gpu)
-    sampled, stepped = Counted(selfplay.sample), Counted(rounds.update)
+    sampled, stepped = Counted(selfplay.sample), Counted(rounds.update, repeats=True)
     if way == "baseline":
         sampled, stepped = Counted(baseline.sample), Counted(baseline.update)
     selfplay.sample, rounds.update = sampled, stepped  # type: ignore[assignment]
@@ -133,17 +133,19 @@ class Counted:
     """A function that is timed; counts new tokens of completions, or tokens learned from.
 
     Attributes:
-        again: Does what was done last once more, untimed.
+        again: Does what was done last once more, untimed; with ``repeats``, for which what it was given is kept.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], *, repeats: bool = False) -> None:
         self.function = function
+        self.repeats = repeats
         self.seconds = 0.0
         self.amount = 0
         self.again: Callable[[], Any] = lambda: None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.again = partial(self.function, *args, **kwargs)
+        if self.repeats:
+            self.again = partial(self.function, *args, **kwargs)
         started = time.perf_counter()
         found = self.function(*args, **kwargs)
         finish()
