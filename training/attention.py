@@ -28,6 +28,7 @@ ROUNDED_TO = 64
 """More tokens than this are filled up to a multiple: oneDNN makes, and keeps, a kernel for each shape it has seen."""
 MOST_SCORES = 1 << 19
 """Of one layer and one group of heads, in one go: more do not fit a small CPU's cache and take twice as long."""
+_MULTIPLE = 16
 _PADDED = 0.5
 """Rows that ask less than this part of what others ask are not padded to their length."""
 
@@ -157,9 +158,12 @@ def alike(lengths: Mapping[int, tuple[int, int]], shared: int) -> Iterator[list[
         yield part
 
 
-def causal_mask(
-    own: Sequence[int], lengths: Sequence[int], shared: int, like: torch.Tensor, *, rounded_to: int = 1
-) -> torch.Tensor:
+def rounded(length: int) -> int:
+    """What a length is padded to: softmax takes half as long as of an odd one, and oneDNN keeps fewer kernels."""
+    return -(-length // _MULTIPLE) * _MULTIPLE
+
+
+def causal_mask(own: Sequence[int], lengths: Sequence[int], shared: int, like: torch.Tensor) -> torch.Tensor:
     """What is added to the scores of rows that all end in the last column, queries and keys.
 
     Args:
@@ -167,12 +171,11 @@ def causal_mask(
         lengths: Of the rows.
         shared: Heads that share keys: they become more queries of one head, since PyTorch would copy the keys.
         like: Of the dtype and device.
-        rounded_to: Q and columns are multiples of it.
 
     Returns:
-        ``[R, 1, shared * Q, columns]``. Padding sees all, so that its softmax is one of numbers.
+        ``[R, 1, shared * Q, columns]``, Q and columns rounded. Padding sees all, so that its softmax is one of numbers.
     """
-    columns, wide = (-(-max(of) // rounded_to) * rounded_to for of in (lengths, own))
+    columns, wide = rounded(max(lengths)), rounded(max(own))
     starts, first = (
         torch.tensor(of, device=like.device)[:, None, None]
         for of in ([columns - length for length in lengths], [wide - count for count in own])

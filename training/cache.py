@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn import functional
 
-from training.attention import Pattern, alike, causal_mask
+from training.attention import Pattern, alike, causal_mask, rounded
 from training.packing import Packing, common
 
 AHEAD = 32
@@ -38,7 +38,7 @@ class KeyValues:
         self.lengths = [*lengths]
         self.is_frugal = is_frugal
         self.is_kept = False
-        self.prompt_columns = max(self.lengths)
+        self.prompt_columns = rounded(max(self.lengths))
         self.used = self.prompt_columns
         self._ahead = ahead
         self._columns = self.prompt_columns + min(room, ahead)
@@ -201,8 +201,8 @@ class Prefill(Pattern):
             lengths = {at: (row.length, len(row.own)) for at, row in enumerate(self._packing.rows) if row.own}
             self._parts = [self._part(rows, shared, query) for rows in alike(lengths, shared)]
         rows, columns, tokens = self._moves
-        keys[rows, :, columns] = key.transpose(0, 1)[tokens]
-        values[rows, :, columns] = value.transpose(0, 1)[tokens]
+        keys[rows, :, columns] = key.transpose(0, 1).index_select(0, tokens)
+        values[rows, :, columns] = value.transpose(0, 1).index_select(0, tokens)
         for row, known in enumerate(self._known, self._first):
             if known is not None:
                 own, theirs = self._cache.of_row(layer, row), known.cache.of_row(layer, known.row)
@@ -212,12 +212,12 @@ class Prefill(Pattern):
         by_token = query.transpose(0, 1)
         seen = query.new_zeros(count, heads, size)
         for part in self._parts:
-            padded = by_token[part.tokens].view(len(part.rows), -1, heads, size).transpose(1, 2)
+            padded = by_token.index_select(0, part.tokens).view(len(part.rows), -1, heads, size).transpose(1, 2)
             folded = padded.reshape(len(part.rows), key.shape[0], -1, size)
             its_keys, its_values = (of[part.rows, :, part.first : self._cache.prompt_columns] for of in (keys, values))
             out = _look(folded, its_keys, its_values, part.mask, scale, is_frugal=self._cache.is_frugal)
             out = out.view(padded.shape).transpose(1, 2).reshape(-1, heads, size)
-            seen[part.own] = out[part.real]
+            seen.index_copy_(0, part.own, out.index_select(0, part.real))
         return seen
 
     def _part(self, rows: list[int], shared: int, query: torch.Tensor) -> _Part:

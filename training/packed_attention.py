@@ -17,9 +17,6 @@ from torch.nn import functional
 from training.attention import Pattern, alike, causal_mask
 from training.packing import Packing
 
-_ROUNDED_TO = 16
-"""Padded lengths are multiples: softmax takes half as long than of odd ones, and oneDNN keeps fewer kernels."""
-
 
 class Whole(Pattern):
     """Every token sees those before it in its sequence."""
@@ -167,7 +164,7 @@ class _Layout:
         for part in alike(lengths, shared):
             rows = [packing.rows[row] for row in part]
             own, ends = [len(row.own) for row in rows], [row.length for row in rows]
-            mask = causal_mask(own, ends, shared, like, rounded_to=_ROUNDED_TO)
+            mask = causal_mask(own, ends, shared, like)
             wide, columns = mask.shape[2] // shared, mask.shape[3]
             asking, seeing = (
                 _places([[row.own] for row in rows], wide, heads),
