@@ -219,7 +219,7 @@ def _streamline(lm: LanguageModel) -> None:
 
 def _few_tokens(lm: LanguageModel) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids, and their positions."""
-    ids = torch.tensor(lm.encode_text(_TRIED), device=lm.device)
+    ids = torch.tensor(lm.encode_text(_TRIED) or range(1, 7), device=lm.device)
     return ids, torch.arange(len(ids), device=lm.device)
 
 

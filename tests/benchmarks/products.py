@@ -51,4 +51,5 @@ def _one(one: Operand, other: Operand, device: torch.device) -> float:
 
 
 def _made(shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    return torch.empty_strided(shape, stride, dtype=dtype, device=device).normal_()
+    once = [size if step else 1 for size, step in zip(shape, stride, strict=True)]  # a 0 says the same one again
+    return torch.empty_strided(once, stride, dtype=dtype, device=device).normal_().expand(shape)
