@@ -6,7 +6,7 @@ place. Weights of these layers are frozen: no gradient is computed for them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -47,14 +47,39 @@ def narrow(base: Any, example: Callable[[], object]) -> bool:
     last = _last(base)
     if last is None or {name for name, _ in last.named_children()} != _LAST_LAYER or is_narrow(base):
         return is_narrow(base)
-    seen: list[tuple[torch.Tensor, dict[str, Any]]] = []
-    handle = last.register_forward_pre_hook(lambda _, args, more: seen.append((args[0], more)), with_kwargs=True)
-    example()
-    handle.remove()
     form = _LastLayer(last)
-    if _adds_the_same(form, *seen[0]):
+    ((states,), more) = asked([last], example)[last]
+    if _adds_the_same(form, states, more):
         last.forward = form
     return is_narrow(base)
+
+
+def asked(modules: Sequence[Any], example: Callable[[], object]) -> dict[Any, tuple[tuple[Any, ...], dict[str, Any]]]:
+    """What each of some modules is given when an example is computed: its arguments, by place and by name."""
+    found: dict[Any, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+
+    def note(module: Any, args: tuple[Any, ...], more: dict[str, Any]) -> None:
+        found[module] = args, more
+
+    handles = [module.register_forward_pre_hook(note, with_kwargs=True) for module in modules]
+    example()
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def is_alike(mine: torch.Tensor, theirs: torch.Tensor, scale: torch.Tensor | None = None) -> bool:
+    """Whether two ways say the same, to what rounding in bfloat16 may explain.
+
+    Medians of all channels: a model may have a few that are a thousand times as loud as the others.
+
+    Args:
+        mine: Of any shape.
+        theirs: Of the same.
+        scale: What the difference is measured by, if not theirs.
+    """
+    by = theirs if scale is None else scale
+    return bool((mine.float() - theirs.float()).abs().median() <= _ALIKE * by.float().abs().median())
 
 
 def is_narrow(base: Any) -> bool:
@@ -84,18 +109,14 @@ class _LastLayer:
 
 
 def _adds_the_same(form: _LastLayer, states: torch.Tensor, more: dict[str, Any]) -> bool:
-    """Whether the layer adds the same to the states of some tokens either way.
-
-    Medians of all channels: a model may have a few that are a thousand times as loud as the others.
-    """
+    """Whether the layer adds the same to the states of some tokens either way."""
     wanted = torch.arange(0, states.shape[1], 2, device=states.device)
-    theirs = form.whole(states, **more)[:, wanted].float()
+    theirs = form.whole(states, **more)[:, wanted]
     try:
-        mine = form(states, wanted=wanted, **more).float()
+        mine = form(states, wanted=wanted, **more)
     except (TypeError, ValueError):  # a part of it takes or returns something else
         return False
-    added = theirs - states[:, wanted].float()
-    return bool((mine - theirs).abs().median() <= _ALIKE * added.abs().median())
+    return is_alike(mine, theirs, theirs.float() - states[:, wanted].float())
 
 
 def _form_of(module: Any) -> Any:

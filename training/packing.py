@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +52,11 @@ class Packing:
         tokens: Token ids ``[N]``.
         positions: The place of each in its sequences ``[N]``.
         rows: One a sequence, in the order they were given.
-        order: Indices of rows, in the order of their own tokens.
     """
 
     tokens: tuple[int, ...]
     positions: tuple[int, ...]
     rows: tuple[Row, ...]
-    order: tuple[int, ...]
-
-    def segments(self) -> tuple[range, ...]:
-        """The coarsest cuts of all tokens of which every run of every row is made."""
-        cuts = {0, len(self.tokens)}
-        for row in self.rows:
-            for run in row.runs:
-                cuts |= {run.start, run.stop}
-        return tuple(range(start, end) for start, end in pairwise(sorted(cuts)))
 
 
 def pack(sequences: Sequence[Sequence[int]], known: Sequence[int] | None = None) -> Packing:
@@ -96,7 +85,7 @@ def pack(sequences: Sequence[Sequence[int]], known: Sequence[int] | None = None)
         positions += range(start, len(sequence))
         rows[i] = Row(starts[i], (*runs, own) if own else runs, own)
         before = i
-    return Packing(tuple(tokens), tuple(positions), tuple(rows[i] for i in range(len(sequences))), tuple(order))
+    return Packing(tuple(tokens), tuple(positions), tuple(rows[i] for i in range(len(sequences))))
 
 
 def common(one: Sequence[int], other: Sequence[int]) -> int:

@@ -124,8 +124,7 @@ def round_rows(repeats: int, *options: str) -> list[Row]:
         {"row": "peak memory, GB:", "ours": peaks[0], "baseline": peaks[1]},
         {
             "row": "training step, of the machine's rate of products:",
-            "base weights": limit("base_of_machine"),
-            "with adapters": limit("linear_of_machine"),
+            "linear layers": limit("linear_of_machine"),
             "all products": limit("products_of_machine"),
         },
         *(

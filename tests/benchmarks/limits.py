@@ -1,15 +1,12 @@
-"""What the machine itself can do at a model's own shapes: products in a step of learning, memory in one of decoding."""
+"""What the machine itself can do for a step of decoding: read its memory."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from training import rollout
 from training.lowrank import Group, LowRankLinear
@@ -22,70 +19,11 @@ DECODED = 24
 READ_BYTES = 1 << 28
 """More than a cache holds."""
 
-Shape = tuple[int, tuple[int, ...], tuple[int, ...]]
-"""Of layers that share an input: its width, theirs, and the ranks of their adapters."""
-
 
 def groups(lm: LanguageModel) -> set[Group]:
     """The linear layers of a model, those that share an input together."""
     layers = [module for module in lm.network.modules() if isinstance(module, LowRankLinear)]
     return {layer._group for layer in layers if layer._group is not None}
-
-
-class Rows:
-    """Counts the rows that linear layers of each shape are given while a model learns."""
-
-    def __init__(self, lm: LanguageModel) -> None:
-        self.rows: Counter[Shape] = Counter()
-        for group in groups(lm):
-            group.outputs = partial(self._count, group, group.outputs)  # type: ignore[method-assign]
-
-    def _count(self, group: Group, outputs: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-        if group.members[0].training:
-            self.rows[group.inputs, tuple(group.widths), tuple(group.ranks)] += x.shape[:-1].numel()
-        return outputs(x)
-
-
-def products_s(lm: LanguageModel, rows: int, done: Mapping[Shape, int]) -> tuple[float, float]:
-    """How long the products of linear layers take by themselves, forward and backward, in passes of ``rows``.
-
-    Args:
-        lm: On the device.
-        rows: Of a pass.
-        done: How many there were of each shape.
-
-    Returns:
-        Seconds for them: with base weights alone, and with adapters. Products of the same input are one, and B is a
-        part of the base weights' matrix, as in a step.
-    """
-    base = linear = 0.0
-    with torch.inference_mode():
-        for shape, count in done.items():
-            found = _group_s(lm, rows, *shape)
-            base, linear = base + count / rows * found[0], linear + count / rows * found[1]
-    return base, linear
-
-
-def _group_s(
-    lm: LanguageModel, rows: int, inputs: int, widths: tuple[int, ...], ranks: tuple[int, ...]
-) -> tuple[float, float]:
-    """Seconds for layers that share an input ``[rows, inputs]``: without adapters, and with them."""
-    outs, rank = sum(widths), sum(ranks)
-    x, y, low, both = (
-        torch.randn(rows, width).to(lm.device, lm.dtype) for width in (inputs, outs, rank, inputs + rank)
-    )
-    parts = [*zip(y.split(widths, 1), low.split(ranks, 1), strict=True)]
-    base = _seconds(lambda weight: (functional.linear(x, weight), y @ weight), (outs, inputs), lm)
-    down = _seconds(lambda down: (functional.linear(x, down), low @ down, low.t() @ x), (rank, inputs), lm)
-    wide = _seconds(lambda weight: (functional.linear(both, weight), y @ weight), (outs, inputs + rank), lm)
-    to_ups = _seconds(lambda _: [its.t() @ part for part, its in parts], (1, 1), lm)
-    return base, wide + down + to_ups
-
-
-def _seconds(product: Callable[[torch.Tensor], object], shape: tuple[int, int], lm: LanguageModel) -> float:
-    """Of products with a weight of that shape, another one each time, as in a model."""
-    weights = [torch.randn(shape).to(lm.device, lm.dtype) for _ in range(8)]
-    return timed(lambda: [product(weight) for weight in weights], 5) / len(weights)
 
 
 def reading_s(n_bytes: int, device: torch.device) -> float:

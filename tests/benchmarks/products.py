@@ -37,6 +37,11 @@ class Products(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+def linear(done: Mapping[Product, int], vocabulary: int) -> Mapping[Product, int]:
+    """Those of linear layers and their adapters: neither of attention nor of the output head."""
+    return {of: n for of, n in done.items() if len(of[0][0]) == 2 and vocabulary not in (*of[0][0], *of[1][0])}
+
+
 def alone_s(done: Mapping[Product, int], device: torch.device) -> float:
     """How long the machine takes for products, each of which is tried by itself."""
     return sum(count * _one(one, other, device) for (one, other), count in done.items())

@@ -20,8 +20,8 @@ import torch
 
 import profiles
 from tests.benchmarks import baseline
-from tests.benchmarks.limits import Rows, decoding, finish, products_s, reading_s
-from tests.benchmarks.products import Products, alone_s
+from tests.benchmarks.limits import decoding, finish, reading_s
+from tests.benchmarks.products import Products, alone_s, linear
 from training import lora, models, rounds, selfplay, sources
 from training.adapters import initial_adapter
 from training.checks import Choice
@@ -69,7 +69,6 @@ def measure(way: str, folder: Path, *, gpu: bool = False) -> dict[str, Any]:
     if way == "baseline":
         sampled, stepped = Counted(baseline.sample), Counted(baseline.update)
     selfplay.sample, rounds.update = sampled, stepped  # type: ignore[assignment]
-    learned = Rows(lm)
     config = RoundConfig(
         rollouts=ROLLOUTS,
         play=PlayConfig(rollout_batch=profile.rollout_batch, most_new_tokens=NEW_TOKENS),
@@ -81,10 +80,9 @@ def measure(way: str, folder: Path, *, gpu: bool = False) -> dict[str, Any]:
         lora.set_adapter(lm.network, initial_adapter(lm.source.fingerprint, lm.adapter_shape))
     for counted in (sampled, stepped):
         counted.seconds = counted.amount = 0
-    learned.rows.clear()
     report, taken = play(lm, config)
     peak_bytes = gauge(profile.device).peak()
-    limits = {} if way == "baseline" else against_limits(lm, profile, learned, stepped)
+    limits = {} if way == "baseline" else against_limits(lm, profile, stepped)
     return {
         "seconds": taken,
         "sampled": sampled.amount,
@@ -98,14 +96,13 @@ def measure(way: str, folder: Path, *, gpu: bool = False) -> dict[str, Any]:
     }
 
 
-def against_limits(lm: LanguageModel, profile: profiles.Profile, learned: Rows, stepped: Counted) -> dict[str, float]:
+def against_limits(lm: LanguageModel, profile: profiles.Profile, stepped: Counted) -> dict[str, float]:
     """Which part of the machine's own rates was reached: of its products, and of its memory."""
-    base_s, linear_s = products_s(lm, profile.micro_batch * 128, learned.rows)
     with Products() as products:
         stepped.again()
+    of_layers = linear(products.done, lm.causal.config.vocab_size)
     found = {
-        "base_of_machine": base_s / stepped.seconds,
-        "linear_of_machine": linear_s / stepped.seconds,
+        "linear_of_machine": alone_s(of_layers, lm.device) / stepped.seconds,
         "products_of_machine": alone_s(products.done, lm.device) / stepped.seconds,
     }
     for name, batch in (("one", 1), ("batch", profile.rollout_batch)):

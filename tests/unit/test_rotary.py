@@ -65,21 +65,18 @@ def louder(module: Any) -> None:
     module.forward = lambda *args, **kwargs: (forward(*args, **kwargs)[0] * 1.5, None)
 
 
-def other_scale(module: Any) -> None:
-    module.head_dim, module.scaling = module.head_dim, 3.0
+def unturned(module: Any) -> None:
+    """As every fourth layer of SmolLM3."""
     forward = module.forward
 
-    def changed(*args: Any, **kwargs: Any) -> Any:
-        module.scaling = 0.1
-        try:
-            return forward(*args, **kwargs)
-        finally:
-            module.scaling = 3.0
+    def changed(*args: Any, position_embeddings: Any, **kwargs: Any) -> Any:
+        cos, sin = position_embeddings
+        return forward(*args, position_embeddings=(torch.ones_like(cos), torch.zeros_like(sin)), **kwargs)
 
     module.forward = changed
 
 
-@pytest.mark.parametrize("change", [louder, other_scale])
+@pytest.mark.parametrize("change", [louder, unturned])
 def test_attention_that_only_looks_alike_is_left_as_it_is(change: Any) -> None:
     causal = made()
     odd = causal.model.layers[0].self_attn
