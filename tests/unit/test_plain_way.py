@@ -68,7 +68,7 @@ def test_a_step_has_the_plain_steps_gradient(
 ) -> None:
     monkeypatch.setattr("training.attention.MOST_SCORES", most_scores)
     found = gradients(ours, update, traces(), monkeypatch)
-    plain.network.double()  # in single precision it is as far from these as ours is, and both differ from run to run
+    plain.network.double()  # in single precision it is as far from these as ours is
     wanted = gradients(plain, baseline.update, traces(), monkeypatch)
     assert found.keys() == wanted.keys()
     assert len(found) == 2 * 7 * 2
