@@ -107,8 +107,9 @@ class Dialling:
         for name in self._context.storage.keys("contact/"):
             key = bytes.fromhex(name.removeprefix("contact/"))
             address = decode(self._context.storage.get(name) or b"", str, 1024)
-            mine = key == self._own_transport()
-            if not mine and address not in found.setdefault(key, []):
+            if key == self._own_transport() or roster.shuts_out(key):
+                continue
+            if address not in found.setdefault(key, []):
                 found[key].append(address)
         return {key: addresses for key, addresses in found.items() if addresses}
 

@@ -117,6 +117,10 @@ class Roster:
         """Whether a CURVE key is a member's in good standing."""
         return any(self.holds_transport(member, key) for member in self._by_transport.get(key, ()))
 
+    def shuts_out(self, key: bytes) -> bool:
+        """Whether a CURVE key was a member's, and is nobody's in good standing any more."""
+        return key in self._by_transport and not self.admits(key)
+
     def is_member(self, member: bytes) -> bool:
         """Whether a node has a certificate in force, and was never caught saying two things at once."""
         return member in self._standing()

@@ -7,6 +7,7 @@ import pytest
 from p2p import limits
 from p2p.actions import Action, Dial
 from p2p.member import Member
+from p2p.records import Revocation
 from tests.company import Company
 from tests.simulation.people import person
 
@@ -61,3 +62,23 @@ def test_what_the_local_network_says_is_tried_first_for_members_alone_and_nothin
     company.now += 1.0
     actions = member.tick(now=company.now, clock_s=1)
     assert [action.address for action in actions if isinstance(action, Dial)] == ["near:100"]
+
+
+def test_who_was_revoked_is_not_dialled_any_more_whatever_a_ticket_said() -> None:
+    company = Company(3)
+    member, keys = company.members[0], [person(number).transport_public for number in (1, 2)]
+    for key in keys:
+        member.dialling.remember(f"{key.hex()}:1", key)
+
+    def dialled() -> set[bytes]:
+        company.now += 60.0
+        for key in keys:
+            member.dialling.failed(key)
+        return {action.key for action in member.tick(now=company.now, clock_s=1) if isinstance(action, Dial)}
+
+    assert dialled() == {*keys}
+    out = Revocation(
+        genesis=company.genesis.hash, member=person(1).node_id, issuer=person(0).node_id, from_round=1, reason=""
+    )
+    member.add_own(company.sign(0, out), now=company.now, clock_s=1)
+    assert dialled() == {keys[1]}
