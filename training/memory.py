@@ -10,12 +10,12 @@ layers, L the layers, h the width between them, V the vocabulary and b the bytes
     read             b S / L                 one layer's, without gradients, of the prompts of one pass
 
 and a row of scores V (2 b + 16): as computed, chosen from, in float32, and with two temporaries as large. With
-checkpointing, scores are gone before a layer is computed again, so the larger of the two counts. On top come gradients,
-both moments of AdamW and a copy of the adapter, what passes of other lengths leave behind, and what was resident before
+checkpointing, scores are gone before a layer is computed again, so the larger of the two counts. Learning adds
+gradients and both moments of AdamW. On top come what passes of other lengths leave behind, and what was resident before
 any of it. `HEADROOM` is for what an allocator wastes. Measured with SmolLM2-135M in bfloat16, a token of a pass with
 checkpointing took 0.17 MB, where this says 0.16 (headroom included), and a sequence of 128 tokens 7.5 MB, where it says
 8.0. Rounds with passes of 640 tokens took 1.53 to 1.61 GB, where it says 1.55 to 1.60; with 64 long sequences at once,
-1.67, where it says more than 1.7; rounds within a budget of 1 GB took 951 to 984 MB, where it says 992.
+1.67, where it says more than 1.7; two rounds within a budget of 1 GB took 957 to 982 MB, where it says 971.
 
 Does not cover: the memory of an Apple GPU, of which only what counts as the process's own is seen, more than one CUDA
 device, swapped pages, and what the process took before the model was loaded if that was given back since.
@@ -42,7 +42,7 @@ from profiles import Profile, ProfileError
 from training.feedback import Entry
 from training.models import LanguageModel
 from training.rollout import GREEDY, READ_TOKENS, sample
-from training.update import LOGITS_ROWS
+from training.update import logits_rows
 
 TRACE_TOKENS = 128
 """What `micro_batch` counts in; see `training.update`."""
@@ -52,8 +52,8 @@ _HEADROOM_KEPT = 1.4  # of passes whose activations are kept, for the kernels of
 _AGAIN = 1.02  # what a model takes differs a little from run to run
 _FLOAT = 4  # bytes of a master weight
 _STRAY_TOKENS = 230  # what the allocator and oneDNN keep of passes of other lengths, in tokens of a pass; measured
-_STRAY_TOKENS_FRUGAL = 100  # the same where the allocator was told to keep little
-_COPIES = 4  # of the adapter: gradients, two moments of AdamW, and the version before the round
+_STRAY_TOKENS_FRUGAL = 120  # the same where the allocator was told to keep little
+_COPIES = 3  # of the adapter: gradients, and two moments of AdamW
 _SCAFFOLD_TOKENS = 96  # of a revision prompt around its task, answer and feedback
 _LOOKED_AT = 8  # the longest texts of a log, of which the one with the most tokens counts
 _STATUS = Path("/proc/self/status")
@@ -137,7 +137,8 @@ class Demand:
     """What a model takes, in bytes; the module says how it is computed.
 
     Attributes:
-        fixed: Resident before any work, and what learning keeps besides its activations.
+        fixed: Resident before any work, and what earlier work leaves behind.
+        optimised: What learning keeps besides its activations.
         trained: Of a token in a training pass.
         between: The same with checkpointing, while it waits.
         in_a_layer: With checkpointing, of a layer that is computed again.
@@ -147,6 +148,7 @@ class Demand:
     """
 
     fixed: int
+    optimised: int
     trained: int
     between: int
     in_a_layer: int
@@ -157,10 +159,10 @@ class Demand:
     def learning(self, micro_batch: int, lengths: Lengths, *, checkpointing: bool) -> int:
         """Of one training pass, all else included. A trace longer than the pass is one of its own."""
         tokens = max(micro_batch * TRACE_TOKENS, lengths.sequence)
-        scores = LOGITS_ROWS * self.scores
+        scores, kept = logits_rows(micro_batch) * self.scores, self.fixed + self.optimised
         if checkpointing:
-            return self.fixed + int(HEADROOM * (tokens * self.between + max(tokens * self.in_a_layer, scores)))
-        return self.fixed + int(_HEADROOM_KEPT * tokens * self.trained + HEADROOM * scores)
+            return kept + int(HEADROOM * (tokens * self.between + max(tokens * self.in_a_layer, scores)))
+        return kept + int(_HEADROOM_KEPT * tokens * self.trained + HEADROOM * scores)
 
     def playing(self, rollout_batch: int, lengths: Lengths) -> int:
         """Of decoding so many sequences at once, all else included."""
@@ -193,7 +195,8 @@ def demand(lm: LanguageModel, used: int, *, frugal: bool = False) -> Demand:
     trained = size * (widths + 2 * layers * hidden)
     stray = _STRAY_TOKENS_FRUGAL if frugal else _STRAY_TOKENS
     return Demand(
-        fixed=used + _COPIES * _FLOAT * adapter + int(HEADROOM * stray * trained),
+        fixed=used + int(HEADROOM * stray * trained),
+        optimised=_COPIES * _FLOAT * adapter,
         trained=trained,
         between=size * 2 * layers * hidden,
         in_a_layer=size * 3 * (widths // layers + 2 * hidden),

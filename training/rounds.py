@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from training import lora
-from training.adapters import Adapter
 from training.faults import reach
 from training.history import History, NewVersion
 from training.holdout import HoldOut, Judgement
@@ -107,7 +107,7 @@ def run_round(
     """Runs one round from the current adapter version, keeps the new one, and returns the report that was recorded.
 
     The model must carry the current version. When anything raises before the round is recorded, ``Interrupted`` out of
-    ``notify`` included, the model's adapter is put back and nothing is kept.
+    ``notify`` included, the model's adapter is put back, from disk, and nothing is kept.
 
     Args:
         lm: Carries the current version; carries the new one afterwards.
@@ -120,8 +120,11 @@ def run_round(
         notify: Called at safe points; may raise.
     """
     started = time.monotonic()
-    before = lora.get_adapter(lm.network)
-    number = history.next_round()
+    number, start = history.next_round(), history.current
+
+    def put_back() -> None:
+        lora.set_adapter(lm.network, store.load(start))
+
     try:
         reach("round.before-play")
         draw = pool.draw(config.rollouts, seed=_seed(config.seed, number, 0))
@@ -129,18 +132,18 @@ def run_round(
         traces = _gather(lm, draw, config, number, tally, notify)
         reach("round.after-play")
         played_at = time.monotonic()
-        learned, judgement = _learn(lm, before, traces, pool, config, number, hold_out, notify)
+        learned, judgement = _learn(lm, put_back, traces, pool, config, number, hold_out, notify)
         reach("round.after-update")
         is_kept = learned.steps > 0 and judgement.reason is None
-        version = _write(lm, store, history.current, learned.wins - len(draw.replays)) if is_kept else None
+        version = _write(lm, store, start, learned.wins - len(draw.replays)) if is_kept else None
         # Where no step was taken nothing was learned from what people said: it stays for a round that has wins.
         used = draw if learned.steps else replace(draw, told=())
-        adapter = f"local:{version.number}" if version else history.current
+        adapter = f"local:{version.number}" if version else start
         times = _Times(started, played_at, time.monotonic())
         report = _report(number, adapter, draw, tally, learned, judgement, pool, times)
         _record(history, report, version, used)
     except BaseException:
-        lora.set_adapter(lm.network, before)
+        put_back()
         raise
     pool.use(used)
     return report
@@ -148,7 +151,7 @@ def run_round(
 
 def _learn(
     lm: LanguageModel,
-    start: Adapter,
+    put_back: Callable[[], None],
     traces: list[Trace],
     pool: Pool,
     config: RoundConfig,
@@ -160,11 +163,12 @@ def _learn(
     before = hold_out.scores(lm, notify=notify) if hold_out is not None else None
     settings = replace(config.update, seed=_seed(config.seed, number, 2))
     learned = update(lm, traces, settings, rates=pool.answer_rates(), notify=notify)
+    trim()  # it may be long until the next round
     if hold_out is None or before is None or not learned.steps:
         return learned, Judgement(0, 0.0, 1.0, None)
     judgement = hold_out.judge(before, hold_out.scores(lm, notify=notify))
     if judgement.reason is not None:
-        lora.set_adapter(lm.network, start)
+        put_back()
     return learned, judgement
 
 

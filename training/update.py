@@ -27,8 +27,9 @@ from training.packing import common, pack
 from training.traces import AnswerRates, Trace, balance
 
 LOGITS_ROWS = 32
-"""Positions whose logits over the whole vocabulary exist at one time."""
+"""Positions whose logits over the whole vocabulary exist at one time; fewer in small passes, see `logits_rows`."""
 
+_LOGITS_ROWS_A_TRACE = 8
 _TOKENS_A_TRACE = 128
 
 
@@ -139,6 +140,11 @@ def update(
     )
 
 
+def logits_rows(micro_batch: int) -> int:
+    """Positions whose logits exist at one time, by the size of a pass: of small ones they would be most."""
+    return min(LOGITS_ROWS, _LOGITS_ROWS_A_TRACE * micro_batch)
+
+
 def _steps(
     model: LanguageModel,
     wins: Sequence[Trace],
@@ -202,10 +208,11 @@ def _backward(
     weights = config.lambda_win / max(1.0, win_count), config.lambda_lose / max(1.0, lose_count)
     # What begins alike comes into the same pass, which computes it once: a prompt for its win and its loss, say.
     order = sorted(range(len(drawn)), key=lambda i: drawn[i].trace.sequence)
-    totals = np.zeros(2)
+    totals, rows_at_once = np.zeros(2), logits_rows(micro_batch)
     for run in _passes([drawn[i].trace.sequence for i in order], micro_batch * _TOKENS_A_TRACE):
         rows = [order[i] for i in run]
-        totals += _pass(model, [drawn[i] for i in rows], [masks[i] for i in rows], weights, config.margin)
+        its = [drawn[i] for i in rows], [masks[i] for i in rows]
+        totals += _pass(model, *its, weights, config.margin, rows_at_once)
     return float(totals[0] / max(1.0, win_count)), float(totals[1] / max(1.0, lose_count))
 
 
@@ -236,6 +243,7 @@ def _pass(
     masks: Sequence[torch.Tensor],
     weights: tuple[float, float],
     margin: float,
+    rows_at_once: int,
 ) -> tuple[float, float]:
     """Adds the gradient of a few traces; returns the sums of cross-entropy and unlikelihood.
 
@@ -247,7 +255,7 @@ def _pass(
     factors = torch.tensor([entry.factor for entry in drawn for _ in entry.trace.completion], device=device)
     push = torch.cat(list(masks)).to(device)[:, None]
     is_win = [trace.win for trace in traces for _ in trace.completion]
-    parts = [(wins, _rows(is_win, wins, device)) for wins in (True, False)]
+    parts = [(wins, _rows(is_win, wins, rows_at_once, device)) for wins in (True, False)]
     states = completion_states(model, [(trace.prompt, trace.completion) for trace in traces])
     gradient, sums = torch.empty_like(states), torch.zeros(2, device=device)
     for at, (wins, its) in enumerate(parts):
@@ -266,10 +274,10 @@ def _pass(
     return win, lose
 
 
-def _rows(is_win: Sequence[bool], wins: bool, device: torch.device) -> Sequence[torch.Tensor]:
-    """Which positions are a win's, or are not, ``LOGITS_ROWS`` of them at a time."""
+def _rows(is_win: Sequence[bool], wins: bool, at_once: int, device: torch.device) -> Sequence[torch.Tensor]:
+    """Which positions are a win's, or are not, so many of them at a time."""
     rows = [row for row, win in enumerate(is_win) if win == wins]
-    return torch.tensor(rows, device=device).split(LOGITS_ROWS) if rows else ()
+    return torch.tensor(rows, device=device).split(at_once) if rows else ()
 
 
 def completion_states(model: LanguageModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> torch.Tensor:

@@ -69,7 +69,7 @@ def test_a_pass_of_learning_asks_for_its_losses_alone_and_last(lm: LanguageModel
     drawn = [update._Drawn(item, 1.0) for item in traces]
     masks = [update._push_mask(lm, item) for item in traces]
     with Watched(lm) as watched:
-        update._pass(lm, drawn, masks, (1.0, 0.1), 0.3)
+        update._pass(lm, drawn, masks, (1.0, 0.1), 0.3, 32)
     assert watched.afterwards == [2]
     assert all(p.grad is not None and p.grad.is_meta for p in lm.network.parameters() if p.requires_grad)
 

@@ -30,7 +30,7 @@ class Gauge:
 
 def test_batches_that_were_halved_stay_so_at_the_next_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     gauge, lm = Gauge(), cast("Any", None)
-    demand = memory.Demand(fixed=1, trained=0, between=0, in_a_layer=0, cached=0, read=0, scores=0)
+    demand = memory.Demand(fixed=1, optimised=0, trained=0, between=0, in_a_layer=0, cached=0, read=0, scores=0)
     for name, found in (("gauge", gauge), ("settle", 100), ("demand", demand), ("longest", memory.Lengths(1, 1))):
         monkeypatch.setattr(memory, name, lambda *_, found=found, **__: found)
     monkeypatch.setattr(memory, "recompute", lambda *_: None)

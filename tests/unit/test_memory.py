@@ -16,10 +16,12 @@ from training import memory
 from training.feedback import Attempt
 from training.memory import Demand, Lengths, fit, halved, halves
 from training.models import LanguageModel
+from training.update import logits_rows
 
 MB = 10**6
 DEMAND = Demand(
-    fixed=500 * MB, trained=600_000, between=30_000, in_a_layer=30_000, cached=25_000, read=20_000, scores=200_000
+    fixed=400 * MB, optimised=100 * MB,
+    trained=600_000, between=30_000, in_a_layer=30_000, cached=25_000, read=20_000, scores=200_000,
 )  # fmt: skip
 LENGTHS = Lengths(prompt=64, completion=64)
 CPU = dataclasses.replace(profiles.load("cpu"), micro_batch=8)
@@ -36,16 +38,20 @@ def test_memory_grows_with_batches_and_shrinks_with_checkpointing() -> None:
 
 def test_a_trace_that_is_longer_than_a_pass_counts_whole() -> None:
     long = Lengths(prompt=900, completion=100)
-    assert DEMAND.learning(1, long, checkpointing=False) == DEMAND.learning(4, long, checkpointing=False)
+    assert DEMAND.learning(4, long, checkpointing=False) == DEMAND.learning(7, long, checkpointing=False)
     assert DEMAND.learning(1, long, checkpointing=False) > DEMAND.learning(7, LENGTHS, checkpointing=False)
 
 
 def test_scores_and_a_layer_that_is_computed_again_are_never_there_together() -> None:
-    scores = int(memory.HEADROOM * memory.LOGITS_ROWS * DEMAND.scores)
-    few = DEMAND.learning(1, LENGTHS, checkpointing=True)
-    assert few == DEMAND.fixed + int(memory.HEADROOM * 128 * DEMAND.between) + scores
+    large = dataclasses.replace(DEMAND, scores=1_000_000)
+    few = large.learning(1, LENGTHS, checkpointing=True)
+    assert few == large.fixed + large.optimised + int(
+        memory.HEADROOM * (128 * large.between + logits_rows(1) * large.scores)
+    )
     many = DEMAND.learning(64, LENGTHS, checkpointing=True)
-    assert many == DEMAND.fixed + int(memory.HEADROOM * 64 * 128 * (DEMAND.between + DEMAND.in_a_layer))
+    assert many == DEMAND.fixed + DEMAND.optimised + int(
+        memory.HEADROOM * 64 * 128 * (DEMAND.between + DEMAND.in_a_layer)
+    )
 
 
 def test_a_budget_with_room_leaves_a_profile_as_it_is() -> None:
@@ -123,7 +129,7 @@ def test_a_models_demand_is_made_of_its_own_shapes(tiny_chat: LanguageModel) -> 
     assert found.in_a_layer == 4 * 3 * (layer + 2 * 32)
     assert found.read == 4 * layer
     assert found.cached == 3 * 4 * 2 * 2 * 8
-    assert found.fixed == 1000 + 4 * 4 * 4 * 2 * layer + int(1.2 * 230 * found.trained)
+    assert (found.fixed, found.optimised) == (1000 + int(1.2 * 230 * found.trained), 3 * 4 * 4 * 2 * layer)
 
 
 def test_the_longest_of_a_log_counts_with_room_for_an_answer_and_a_revision(tiny_chat: LanguageModel) -> None:

@@ -13,7 +13,7 @@ from tests.updating import ONE_STEP, assert_same, learn, mixed, passes, publishe
 from training import lora
 from training.attention import ROUNDED_TO
 from training.models import LanguageModel
-from training.update import LOGITS_ROWS, UpdateConfig, completion_states, update
+from training.update import LOGITS_ROWS, UpdateConfig, completion_states, logits_rows, update
 
 
 @pytest.fixture
@@ -127,6 +127,15 @@ def test_logits_over_the_vocabulary_exist_for_a_few_positions_at_a_time(lm: Lang
     update(lm, long, UpdateConfig(steps=1, micro_batch=64))
     handle.remove()
     assert seen == [LOGITS_ROWS, LOGITS_ROWS, LOGITS_ROWS - 30]
+
+
+def test_small_passes_have_logits_for_fewer_positions(lm: LanguageModel) -> None:
+    assert [logits_rows(micro_batch) for micro_batch in (1, 2, 4, 64)] == [8, 16, LOGITS_ROWS, LOGITS_ROWS]
+    seen: list[int] = []
+    handle = on_head(lm, lambda logits: seen.append(logits.shape[0]))
+    update(lm, [trace(1, completion_tokens=20)], UpdateConfig(steps=1, micro_batch=1))
+    handle.remove()
+    assert seen == [8, 8, 4]
 
 
 def test_states_of_completions_give_the_logits_of_the_whole(lm: LanguageModel) -> None:
