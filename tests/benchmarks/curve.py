@@ -34,9 +34,10 @@ def main() -> None:
     parser.add_argument("way", choices=["ours", "baseline"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of ours; the profile's own by default")
     options = parser.parse_args()
     seen, unseen = demo_log(train=SEEN, test=UNSEEN, seed=0)
-    lm, profile = load(options.way, options.folder)
+    lm, profile = load(options.way, options.folder, dtype=options.dtype)
     judge, _ = load("ours", options.folder)
     if options.way == "baseline":
         selfplay.sample, rounds.update = baseline.sample, baseline.update

@@ -12,9 +12,10 @@ import random
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -47,10 +48,13 @@ def main() -> None:
     print(json.dumps(measure(options.way, options.folder, gpu=options.gpu)))
 
 
-def load(way: str, folder: Path, *, gpu: bool = False) -> tuple[LanguageModel, profiles.Profile]:
-    """The default model, with the start that every device shares."""
+def load(
+    way: str, folder: Path, *, gpu: bool = False, dtype: Literal["float32", "bfloat16"] | None = None
+) -> tuple[LanguageModel, profiles.Profile]:
+    """The default model, with the start that every device shares; in the profile's dtype, if no other is asked for."""
     hardware = profiles.detect(accelerators=gpu)
     profile = profiles.resolve(profiles.load(profiles.choose(hardware).profile if gpu else "cpu"), hardware)
+    profile = replace(profile, dtype=dtype or profile.dtype)
     source = sources.resolve("smollm2-135m", folder, say=lambda _: None)
     if profile.threads:
         torch.set_num_threads(profile.threads)
