@@ -180,11 +180,9 @@ class Node:
 
     def _admits(self, key: bytes) -> bool:
         roster = self.member.context.replica.roster
-        if any(roster.holds_transport(member, key) for member in self._banned):
+        if roster.shuts_out(key) or any(roster.holds_transport(member, key) for member in self._banned):
             return False
-        if roster.admits(key) or roster.invite_of_transport(key) is not None:
-            return True
-        return key in self._dialled.values() and not roster.shuts_out(key)
+        return roster.admits(key) or roster.invite_of_transport(key) is not None or key in self._dialled.values()
 
     def _happened(self, event: LinkUp | LinkDown | Received) -> None:
         now, clock_s = time.monotonic(), _unix()

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -121,10 +122,7 @@ def run_round(
     """
     started = time.monotonic()
     number, start = history.next_round(), history.current
-
-    def put_back() -> None:
-        lora.set_adapter(lm.network, store.load(start))
-
+    put_back = partial(_put_back, lm, store, start)
     try:
         reach("round.before-play")
         draw = pool.draw(config.rollouts, seed=_seed(config.seed, number, 0))
@@ -170,6 +168,10 @@ def _learn(
     if judgement.reason is not None:
         put_back()
     return learned, judgement
+
+
+def _put_back(lm: LanguageModel, store: AdapterStore, version: str) -> None:
+    lora.set_adapter(lm.network, store.load(version))
 
 
 def _write(lm: LanguageModel, store: AdapterStore, parent: str, news: int) -> NewVersion:
