@@ -26,10 +26,12 @@ import platformdirs
 import profiles
 from spearctl.questions import demo_log
 from tests.benchmarks import idle, p2p
+from tests.benchmarks.round import ROLLOUTS, questions
 from training import lora, models, sources
 from training.adapters import initial_adapter
 from training.evaluate import evaluate
 from training.history import History
+from training.log import append
 from training.pool import Pool
 from training.rounds import RoundConfig, run_round
 from training.selfplay import PlayConfig
@@ -61,7 +63,7 @@ def main() -> None:
         return
     sources.resolve("smollm2-135m", MODELS, say=print)
     print(f"default model, one round each way; medians of {options.repeats}", flush=True)
-    rows = round_rows(options.repeats)
+    rows = [*round_rows(options.repeats), budget_row()]
     hardware = profiles.detect()
     if profiles.load(chosen := profiles.choose(hardware).profile).device == "cuda":
         print(f"the same on {hardware.accelerator_name}, with the profile {chosen}", flush=True)
@@ -155,6 +157,23 @@ def one_round(way: str, *options: str) -> dict[str, Any]:
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+def budget_row() -> Row:
+    """Two rounds on the same questions by ``spearctl train``, within 1 GB."""
+    with tempfile.TemporaryDirectory() as folder:
+        questions_path, home = Path(folder) / "log.jsonl", Path(folder) / "home"
+        append(questions_path, questions(ROLLOUTS))
+        spearctl = [sys.executable, "-m", "spearctl", "--json", "--home", str(home)]
+        train = ["train", "--feedback", str(questions_path), "--rounds", "2", "--memory-budget", "1GB"]
+        for command in (["init"], train):
+            done = subprocess.run([*spearctl, *command], stdout=subprocess.PIPE, check=True)
+    found = json.loads(done.stdout)["data"]
+    return {
+        "row": "two rounds with --memory-budget 1GB, GB:",
+        "ours": found["peak_bytes"] / 1e9,
+        "s a round": float(np.mean([one["seconds"] for one in found["rounds"]])),
+    }
 
 
 def calibration_row(lm: models.LanguageModel, rate: float) -> Row:
