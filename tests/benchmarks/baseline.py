@@ -94,7 +94,7 @@ def update(lm: LanguageModel, traces: Sequence[Trace], config: UpdateConfig, **_
         norm = float(clip_grad_norm_(parameters, config.clip))
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        figures.append((float(loss_win), float(loss_lose), norm))
+        figures.append((float(loss_win.detach()), float(loss_lose.detach()), norm))
     means = np.mean(figures, axis=0).tolist() if figures else [float("nan")] * 3
     return UpdateReport(len(wins), len(losses), len(figures), 0, *means, tokens, 0.0)
 

@@ -1,8 +1,12 @@
 """Accuracy after each of five equal rounds: ``python -m tests.benchmarks.curve WAY FOLDER --seed N``.
 
 WAY is ``ours`` or ``baseline``, FOLDER holds downloaded models. Both play the demo's questions with the same sizes.
-Both adapters are judged by one model's greedy answers to questions that neither saw. Prints a JSON line a round. A
-round of the baseline takes minutes on two cores, so what was measured so far is kept in ``curve.jsonl``.
+Adapters are judged by one model's greedy answers to questions that neither saw. Prints a JSON line a round. A round of
+the baseline takes minutes on two cores, so what was measured so far is kept in ``curve.jsonl``.
+
+What a model happens to get right in its first rounds decides what it learns from then on, so runs of one way differ
+widely. With ``--beside``, another way starts each round from the same adapter, plays the same questions, and learns
+from the traces of the first: what differs then is the way.
 """
 
 from __future__ import annotations
@@ -10,37 +14,49 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from spearctl.questions import demo_log
 from tests.benchmarks import baseline
 from tests.benchmarks.round import NEW_TOKENS, ROLLOUTS, load
-from training import lora, rounds, selfplay
+from training import lora, rollout, rounds, selfplay, update
+from training.checks import Verdict
 from training.evaluate import evaluate
+from training.feedback import Entry
 from training.history import History
+from training.models import LanguageModel
 from training.pool import Pool
 from training.rounds import RoundConfig, annealed
 from training.selfplay import PlayConfig
 from training.store import AdapterStore
-from training.update import UpdateConfig
+from training.tally import Tally
+from training.traces import Trace
+from training.update import UpdateConfig, UpdateReport
 
 ROUNDS, SEEN, UNSEEN = 5, 200, 120
 LEARNING_RATE = 1e-3
-"""Of the rates tried, the one by which five small rounds learn the most (``--calibrate``)."""
+"""Of the rates that the bench tries (``--calibrate``), the one by which five small rounds learn the most."""
+
+_WAYS = {"ours": (rollout.sample, update.update), "baseline": (baseline.sample, baseline.update)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.curve", description=__doc__)
-    parser.add_argument("way", choices=["ours", "baseline"])
+    parser.add_argument("way", choices=[*_WAYS])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of ours; the profile's own by default")
+    parser.add_argument("--beside", choices=[*_WAYS, "float32", "bfloat16"], help="a way, or ours in a dtype")
     options = parser.parse_args()
     seen, unseen = demo_log(train=SEEN, test=UNSEEN, seed=0)
     lm, profile = load(options.way, options.folder, dtype=options.dtype)
     judge, _ = load("ours", options.folder)
-    if options.way == "baseline":
-        selfplay.sample, rounds.update = baseline.sample, baseline.update
+    selfplay.sample, rounds.update = _WAYS[options.way]  # type: ignore[assignment]
+    beside = Beside(options.beside, options.folder) if options.beside else None
+    if beside is not None:
+        rounds.play, rounds.update = beside.play, beside.update  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as home, History(Path(home) / "node.db") as history:
         store = AdapterStore(
             Path(home) / "adapters", history, base_model="", fingerprint=lm.source.fingerprint, shape=lm.adapter_shape,
@@ -57,14 +73,58 @@ def main() -> None:
                 seed=options.seed,
             )  # fmt: skip
             report = rounds.run_round(lm, store, history, Pool(seen, trained=frozenset(), played={}), config)
-            lora.set_adapter(judge.network, lora.get_adapter(lm.network))
-            found = evaluate(judge, unseen, batch=16, most_new_tokens=NEW_TOKENS)
             line = {
-                "way": options.way, "seed": options.seed, "round": number + 1, "wins": report.wins,
-                "losses": report.losses, "formatted": found.format_rate.count, "right": found.accuracy.count,
-                "of": found.accuracy.n,
+                "way": options.way, "dtype": str(lm.causal.dtype).removeprefix("torch."), "seed": options.seed,
+                "round": number + 1, "wins": report.wins, "losses": report.losses, **judged(judge, lm, unseen),
             }  # fmt: skip
+            if beside is not None:
+                line["beside"] = {"way": beside.name, "wins": beside.wins, **judged(judge, beside.lm, unseen)}
             print(json.dumps(line), flush=True)
+
+
+def judged(judge: LanguageModel, learner: LanguageModel, unseen: Sequence[Entry]) -> dict[str, int]:
+    """How many questions are answered in the asked form, and rightly; of these, by a number: most are alike."""
+    lora.set_adapter(judge.network, lora.get_adapter(learner.network))
+    found = evaluate(judge, unseen, batch=16, most_new_tokens=NEW_TOKENS)
+    right = [answered.completion.strip() for answered in found.answers if answered.judgement.verdict is Verdict.RIGHT]
+    return {
+        "formatted": found.format_rate.count,
+        "right": len(right),
+        "numbers": sum(answer.isdigit() for answer in right),
+        "of": len(unseen),
+    }
+
+
+class Beside:
+    """Another way, that does each round of a run from the same adapter.
+
+    Attributes:
+        name: Of the way.
+        lm: Its model; carries what it learned in the last round.
+        wins: Of its own games in the last round.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        is_way = name in _WAYS
+        self.name, self.wins = name, 0
+        self.lm, _ = load(name if is_way else "ours", folder, dtype=None if is_way else name)  # type: ignore[arg-type]
+        self._sample, self._update = _WAYS[name if is_way else "ours"]
+        self._run_sample, self._run_update = selfplay.sample, rounds.update
+
+    def play(
+        self, lm: LanguageModel, entries: Sequence[Entry], config: PlayConfig, tally: Tally, **more: Any
+    ) -> list[Trace]:
+        """Takes the place of ``training.selfplay.play``: what the run learns from is the run's."""
+        lora.set_adapter(self.lm.network, lora.get_adapter(lm.network))
+        selfplay.sample = self._sample  # type: ignore[assignment]
+        self.wins = sum(trace.win for trace in selfplay.play(self.lm, entries, config, Tally()))
+        selfplay.sample = self._run_sample
+        return selfplay.play(lm, entries, config, tally, **more)
+
+    def update(self, lm: LanguageModel, traces: Sequence[Trace], config: UpdateConfig, **more: Any) -> UpdateReport:
+        """Takes the place of ``training.update.update``."""
+        self._update(self.lm, traces, config, **more)
+        return self._run_update(lm, traces, config, **more)
 
 
 if __name__ == "__main__":
