@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of ours; the profile's own by default")
-    parser.add_argument("--beside", choices=[*_WAYS, "float32", "bfloat16"], help="a way, or ours in a dtype")
+    parser.add_argument("--beside", choices=[*_WAYS], help="a way, in the profile's dtype")
     options = parser.parse_args()
     seen, unseen = demo_log(train=SEEN, test=UNSEEN, seed=0)
     lm, profile = load(options.way, options.folder, dtype=options.dtype)
@@ -83,20 +83,20 @@ def main() -> None:
 
 
 def judged(judge: LanguageModel, learner: LanguageModel, unseen: Sequence[Entry]) -> dict[str, int]:
-    """How many questions are answered in the asked form, and rightly; of these, by a number: most are alike."""
+    """How many questions are answered in the asked form, how many rightly, and how many of these by a number."""
     lora.set_adapter(judge.network, lora.get_adapter(learner.network))
     found = evaluate(judge, unseen, batch=16, most_new_tokens=NEW_TOKENS)
-    right = [answered.completion.strip() for answered in found.answers if answered.judgement.verdict is Verdict.RIGHT]
+    right = [answered.completion for answered in found.answers if answered.judgement.verdict is Verdict.RIGHT]
     return {
         "formatted": found.format_rate.count,
-        "right": len(right),
-        "numbers": sum(answer.isdigit() for answer in right),
-        "of": len(unseen),
+        "right": found.accuracy.count,
+        "numbers": sum(answer.strip().isdigit() for answer in right),
+        "of": found.accuracy.n,
     }
 
 
 class Beside:
-    """Another way, that does each round of a run from the same adapter.
+    """Another way, that does each round of a run from the same adapter, on the same traces.
 
     Attributes:
         name: Of the way.
@@ -105,10 +105,9 @@ class Beside:
     """
 
     def __init__(self, name: str, folder: Path) -> None:
-        is_way = name in _WAYS
         self.name, self.wins = name, 0
-        self.lm, _ = load(name if is_way else "ours", folder, dtype=None if is_way else name)  # type: ignore[arg-type]
-        self._sample, self._update = _WAYS[name if is_way else "ours"]
+        self.lm, _ = load(name, folder)
+        self._sample, self._update = _WAYS[name]
         self._run_sample, self._run_update = selfplay.sample, rounds.update
 
     def play(
