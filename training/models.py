@@ -30,6 +30,8 @@ _ALIKE = 0.1
 """Scores of half of the tokens that differ by less, of their length, may come from the order of sums in bfloat16."""
 _TRIED = "The cat sat on the mat, and the dog lay beside it."
 """Plain words: of what a model has never seen in a row, rounding alone may change half of the scores."""
+_EXACT = 16
+"""How many of the likeliest tokens have logits that are not rounded. With all of them it is 1e-4 nats a token less."""
 _UNLIKE = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 """What a model that is built in another way may raise."""
 
@@ -103,8 +105,26 @@ class LanguageModel:
         return lora.adapter_shape(self.network)
 
     def head(self, states: torch.Tensor) -> torch.Tensor:
-        """Logits ``[N, vocabulary]`` of hidden states ``[N, hidden]``."""
+        """Logits ``[N, vocabulary]`` of hidden states ``[N, hidden]``, in the model's dtype."""
         return cast(torch.Tensor, self.causal.get_output_embeddings()(states))
+
+    def logits(self, states: torch.Tensor, named: torch.Tensor | None = None) -> torch.Tensor:
+        """The same in float32, of each row's likeliest tokens, and of ``named [N]``, not rounded to the model's dtype.
+
+        In bfloat16, logits above 32 are a quarter apart. For an adapter that has learned a little, that is as much of
+        the difference to float32 as all layers before make.
+        """
+        rounded = self.head(states)
+        if rounded.dtype.itemsize >= torch.float32.itemsize:
+            return rounded.float()
+        exact = rounded.topk(min(_EXACT, rounded.shape[-1]), sorted=False).indices
+        if named is not None:
+            exact = torch.cat([exact, named[:, None]], dim=-1)
+        head = self.causal.get_output_embeddings()
+        logits = (head.weight[exact].float() @ states.float()[:, :, None]).squeeze(-1)
+        if head.bias is not None:
+            logits += head.bias[exact]
+        return rounded.float().scatter_(-1, exact, logits)
 
     def encode_prompt(self, messages: Sequence[Message], opening: str = "") -> list[int]:
         """Token ids of a conversation up to where the model's answer begins, or goes on after an ``opening``."""

@@ -34,7 +34,7 @@ OnToken = Callable[[int, int], None]
 READ_TOKENS = 2048
 """Of prompts, in one pass: bounds memory, and what is computed of so many fits the cache of a CPU."""
 _NUCLEUS = (64, 1024)
-"""Candidates looked at for top-p. If a row's nucleus is larger, the whole vocabulary is sorted."""
+"""Candidates looked at for top-p; more of a row whose nucleus is larger, in the end the whole vocabulary."""
 _LARGER = -1
 
 
@@ -168,7 +168,7 @@ def _decode(
     active = list(range(len(prompts)))
     eos_ids, ends_line = lm.eos_ids, functools.cache(lambda token: "\n" in lm.decode([token]))
     for step in range(max(limits)):
-        chosen, tokens = _pick(lm.head(states).float(), sampling, draws[:, step])
+        chosen, tokens = _pick(lm.logits(states), sampling, draws[:, step])
         going = []
         for at, (row, token) in enumerate(zip(active, tokens, strict=True)):
             if ended[row] or stopped[row] or len(out[row]) >= limits[row]:
@@ -247,14 +247,16 @@ def _pick(logits: torch.Tensor, sampling: Sampling, draws: torch.Tensor) -> tupl
         return chosen, chosen.tolist()
     scores = logits / sampling.temperature
     normaliser, vocabulary = scores.logsumexp(-1, keepdim=True), scores.shape[-1]
-    for count in _NUCLEUS:
-        if count < vocabulary:
-            chosen = _among(*scores.topk(count, dim=-1), normaliser, sampling.top_p, draws)
+    few, *more = (*(count for count in _NUCLEUS if count < vocabulary), vocabulary)
+    chosen = _among(*scores.topk(few), normaliser, sampling.top_p, draws, is_whole=few == vocabulary)
+    tokens = chosen.tolist()
+    for count in more:
+        if larger := [row for row, token in enumerate(tokens) if token == _LARGER]:
+            rows = torch.tensor(larger, device=chosen.device)
+            best = scores[rows].topk(count)
+            chosen[rows] = _among(*best, normaliser[rows], sampling.top_p, draws[rows], is_whole=count == vocabulary)
             tokens = chosen.tolist()
-            if _LARGER not in tokens:
-                return chosen, tokens
-    chosen = _among(*scores.sort(dim=-1, descending=True), normaliser, sampling.top_p, draws, is_whole=True)
-    return chosen, chosen.tolist()
+    return chosen, tokens
 
 
 def _among(

@@ -35,8 +35,9 @@ def log_probabilities(
         states = completion_states(lm, [pairs[i] for i in chunk])
         parts = []
         for at in range(0, len(labels), LOGITS_ROWS):
-            logits = lm.head(states[at : at + LOGITS_ROWS]).float()
-            chosen = logits.gather(-1, labels[at : at + LOGITS_ROWS, None])[:, 0]
+            wanted = labels[at : at + LOGITS_ROWS]
+            logits = lm.logits(states[at : at + LOGITS_ROWS], wanted)
+            chosen = logits.gather(-1, wanted[:, None])[:, 0]
             parts.append(chosen - logits.logsumexp(-1))
         ends = np.cumsum([len(pairs[i][1]) for i in chunk])[:-1]
         scores.update(zip(chunk, np.split(torch.cat(parts).cpu().numpy(), ends), strict=True))
