@@ -212,7 +212,7 @@ def _check(lm: LanguageModel) -> None:
     config = lm.causal.config
     try:
         wanted = lm.causal(input_ids=ids[None], use_cache=False).logits[0].float()
-        found = lm.head(attention.run(lm.causal, ids, positions, pattern)).float()
+        found = lm.logits(attention.run(lm.causal, ids, positions, pattern))
         is_alike = bool(((found - wanted).norm(dim=-1) / wanted.norm(dim=-1)).median() <= _ALIKE)
         is_alike &= pattern.layers == [*range(config.num_hidden_layers)]
         is_alike &= getattr(config, "final_logit_softcapping", None) is None

@@ -5,8 +5,9 @@ Adapters are judged by one model's greedy answers to questions that neither saw.
 the baseline takes minutes on two cores, so what was measured so far is kept in ``curve.jsonl``.
 
 What a model happens to get right in its first rounds decides what it learns from then on, so runs of one way differ
-widely. With ``--beside``, another way starts each round from the same adapter, plays the same questions, and learns
-from the traces of the first: what differs then is the way.
+widely. With ``--beside``, a way in float32 starts each round from the same adapter, plays the same questions, and learns
+from the traces of the first: what differs then is the way; or, beside ``ours``, which draws the same random numbers in
+every dtype, the dtype alone.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of ours; the profile's own by default")
-    parser.add_argument("--beside", choices=[*_WAYS], help="a way, in the profile's dtype")
+    parser.add_argument("--beside", choices=[*_WAYS], help="a way, in float32")
     options = parser.parse_args()
     seen, unseen = demo_log(train=SEEN, test=UNSEEN, seed=0)
     lm, profile = load(options.way, options.folder, dtype=options.dtype)
@@ -96,7 +97,7 @@ def judged(judge: LanguageModel, learner: LanguageModel, unseen: Sequence[Entry]
 
 
 class Beside:
-    """Another way, that does each round of a run from the same adapter, on the same traces.
+    """A way in float32, that does each round of a run from the same adapter, on the same traces.
 
     Attributes:
         name: Of the way.
@@ -106,7 +107,7 @@ class Beside:
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.wins = name, 0
-        self.lm, _ = load(name, folder)
+        self.lm, _ = load(name, folder, dtype="float32")
         self._sample, self._update = _WAYS[name]
         self._run_sample, self._run_update = selfplay.sample, rounds.update
 
