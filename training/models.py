@@ -31,7 +31,7 @@ _ALIKE = 0.1
 _TRIED = "The cat sat on the mat, and the dog lay beside it."
 """Plain words: of what a model has never seen in a row, rounding alone may change half of the scores."""
 _EXACT = 16
-"""How many of the likeliest tokens have logits that are not rounded. With all of them it is 1e-4 nats a token less."""
+"""How many of the likeliest tokens have logits that are not rounded: 1e-4 nats a token from having all of them."""
 _UNLIKE = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 """What a model that is built in another way may raise."""
 
@@ -111,8 +111,8 @@ class LanguageModel:
     def logits(self, states: torch.Tensor, named: torch.Tensor | None = None) -> torch.Tensor:
         """The same in float32, of each row's likeliest tokens, and of ``named [N]``, not rounded to the model's dtype.
 
-        In bfloat16, logits above 32 are a quarter apart. For an adapter that has learned a little, that is as much of
-        the difference to float32 as all layers before make.
+        In bfloat16, logits above 32 are a quarter apart. For an adapter that has learned a little, that is two fifths
+        of how far predictions are from those in float32.
         """
         rounded = self.head(states)
         if rounded.dtype.itemsize >= torch.float32.itemsize:

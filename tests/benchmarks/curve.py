@@ -79,7 +79,8 @@ def main() -> None:
                 "round": number + 1, "wins": report.wins, "losses": report.losses, **judged(judge, lm, unseen),
             }  # fmt: skip
             if beside is not None:
-                line["beside"] = {"way": beside.name, "wins": beside.wins, **judged(judge, beside.lm, unseen)}
+                found = judged(judge, beside.lm, unseen)
+                line["beside"] = {"way": beside.name, "dtype": "float32", "wins": beside.wins, **found}
             print(json.dumps(line), flush=True)
 
 
