@@ -5,9 +5,9 @@ Adapters are judged by one model's greedy answers to questions that neither saw.
 the baseline takes minutes on two cores, so what was measured so far is kept in ``curve.jsonl``.
 
 What a model happens to get right in its first rounds decides what it learns from then on, so runs of one way differ
-widely. With ``--beside``, a way in float32 starts each round from the same adapter, plays the same questions, and learns
-from the traces of the first: what differs then is the way; or, beside ``ours``, which draws the same random numbers in
-every dtype, the dtype alone.
+widely. With ``--beside``, a way in float32 starts each round from the same adapter, plays the same questions, and
+learns from the traces of the first: what differs then is the way; or, beside ``ours``, which draws the same random
+numbers in every dtype, the dtype alone.
 """
 
 from __future__ import annotations
