@@ -68,7 +68,8 @@ class Number(CheckBase, frozen=True, tag="number"):
         if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
             raise ValueError(f"`tolerance` is {self.tolerance}: it must be 0 or more")
         if self._whole(str(self.expect)) is None:
-            raise ValueError(f'`expect` is {self.expect!r}: it must be one number, such as 42, "1,234.5" or "3/4"')
+            wanted = 'it must be one number of no more than 64 digits, such as 42, "1,234.5" or "3/4"'
+            raise ValueError(f"`expect` is {self.expect!r}: {wanted}")
 
     @property
     def form(self) -> str:
