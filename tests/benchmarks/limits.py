@@ -44,7 +44,7 @@ def decoding(lm: LanguageModel, batch: int) -> tuple[float, int]:
     cache, _ = rollout._prefill(lm, prompts, DECODED + 1, None)
     steps = Steps(lm, cache, torch.full((batch,), PROMPT_TOKENS, device=lm.device))
     tokens = torch.full((batch,), 7, device=lm.device)
-    seconds = timed(lambda: lm.head(steps(tokens)), DECODED)
+    seconds = timed(lambda: lm.logits(steps(tokens)), DECODED)
     layers = [layer for group in groups(lm) for layer in group.members]
     weights = [
         lm.causal.get_output_embeddings().weight,

@@ -169,6 +169,18 @@ def test_rows_of_one_batch_are_picked_each_by_its_own() -> None:
     assert together.tolist() == told == apart
 
 
+def test_a_large_nucleus_is_looked_for_in_its_own_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[tuple[int, ...]] = []
+    among = rollout._among
+    monkeypatch.setattr(
+        rollout, "_among", lambda top, *rest, **how: looked.append(top.shape) or among(top, *rest, **how)
+    )
+    rng = np.random.default_rng(2)
+    logits = torch.from_numpy(np.stack([rng.normal(0, spread, 3000) for spread in (8.0, 0.01, 8.0, 2.0)])).float()
+    rollout._pick(logits, WARM, torch.tensor([0.3, 0.6, 0.9, 0.5]))
+    assert looked == [(4, 64), (2, 1024), (1, 3000)]
+
+
 @pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-24])
 @pytest.mark.parametrize("top_p", [0.0, 1e-9, 0.4, 1.0])
 def test_the_edges_of_the_draw_stay_in_the_nucleus(top_p: float, uniform: float) -> None:
