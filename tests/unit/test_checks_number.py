@@ -55,6 +55,10 @@ RIGHT, UNFORMATTED, WRONG = Verdict.RIGHT, Verdict.UNFORMATTED, Verdict.WRONG
         ("42km", ["42"]),
         ("9" * 64, ["9" * 64]),
         ("9" * 65, []),
+        ("9" * 61 + ".000", ["9" * 61]),  # the point is none of the 64
+        ("9" * 61 + ".0000", []),
+        ("9" + ",999" * 21, ["9" * 64]),
+        ("9" + ",999" * 22, []),
         ("9" * 5000, []),
     ],
 )

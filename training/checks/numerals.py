@@ -13,8 +13,8 @@ A numeral is, from left to right:
 * a word that multiplies, if any: dozen, hundred, thousand, million, billion, trillion.
 
 It begins neither inside a word nor inside another numeral (``H2O`` holds none), and is not followed by another
-decimal part (``1.2.3``) nor by an ordinal's ending (``3rd``). More than 64 digits in a row, exponents beyond 308 and
-denominators of zero make none.
+decimal part (``1.2.3``) nor by an ordinal's ending (``3rd``). More than 64 digits, those behind the decimal point
+included, exponents beyond 308 and denominators of zero make none.
 
 Not covered: numbers in words (``forty-two``), Unicode's fractions, LaTeX's ``\frac``, and decimal commas.
 """
@@ -89,7 +89,7 @@ def canonical(value: Fraction) -> str:
 
 
 def _value(parts: dict[str, str | None]) -> Fraction | None:
-    if any(part is not None and len(part) > _MOST_DIGITS for part in parts.values()):
+    if any(part is not None and sum(map(str.isdigit, part)) > _MOST_DIGITS for part in parts.values()):
         return None
     if parts["digits"] is None:
         size = _fraction(parts["whole"], parts["over"] or "", parts["under"] or "")
