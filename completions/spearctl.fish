@@ -6,7 +6,7 @@ function __spearctl_path
     for word in (commandline -opc)[2..-1]
         if test $skip = 1
             set skip 0
-        else if contains -- $word --adapter --addr --advertise --batch --check --completion --data --every --expect --expires --feedback --format --gguf-lora --held-out --hint --home --id --interval --limit --listen --max-drop --max-new-tokens --memory-budget --merged --model --name --options --out --peft --plot --profile --prometheus --prompt --reason --replay --rounds --seed --system --system-prompt --temperature --timeout --tolerance --unit --user --verdict -n
+        else if contains -- $word --adapter --addr --advertise --batch --check --completion --data --every --expect --expires --feedback --format --gguf-lora --held-out --hint --home --id --interval --limit --listen --max-drop --max-new-tokens --memory-budget --merged --model --name --options --out --peft --plot --profile --prometheus --prompt --reason --replay --rounds --seed --system --system-prompt --temperature --timeout --tolerance --unit --user --verdict --words -n
             set skip 1
         else if not string match -q -- '-*' $word
             set -a path $word
@@ -130,10 +130,11 @@ complete -c spearctl -n '__spearctl_in "feedback add"' -l verdict -d 'Whether th
 complete -c spearctl -n '__spearctl_in "feedback add"' -l feedback -d 'What was wrong with it, in your words' -x
 complete -c spearctl -n '__spearctl_in "feedback add"' -l hint -d 'What would help to answer, but not the answer' -x
 complete -c spearctl -n '__spearctl_in "feedback add"' -l check -d 'How answers can be judged without you: choice, yes_no, numb…' -x
-complete -c spearctl -n '__spearctl_in "feedback add"' -l expect -d 'The right answer, for --check' -x
+complete -c spearctl -n '__spearctl_in "feedback add"' -l expect -d 'The right answer, for --check; for regex, what the whole of…' -x
 complete -c spearctl -n '__spearctl_in "feedback add"' -l format -d 'The form answers must have' -xa 'bare answer_line any'
 complete -c spearctl -n '__spearctl_in "feedback add"' -l options -d 'How many options there are, for --check choice' -x
 complete -c spearctl -n '__spearctl_in "feedback add"' -l tolerance -d 'How far off is still right, for --check number' -x
+complete -c spearctl -n '__spearctl_in "feedback add"' -l words -d 'The most words an answer in form has, for --check exact' -x
 complete -c spearctl -n '__spearctl_in "feedback add"' -l unit -d 'A unit that may follow, for --check number' -x
 complete -c spearctl -n '__spearctl_in "feedback add"' -l id -d 'An entry to extend or correct, or the name of a new one' -x
 complete -c spearctl -n '__spearctl_in "feedback add"' -l user -d 'Who says so' -x
@@ -177,7 +178,7 @@ complete -c spearctl -n '__spearctl_in "train"' -l share-kept -d 'Train nothing;
 complete -c spearctl -n '__spearctl_in "train"' -l memory-budget -d 'Most memory to take, such as 1.5GB or 900MiB' -x
 complete -c spearctl -n '__spearctl_in "train"' -l dry-run -d 'Only say what would be learned from'
 complete -c spearctl -n '__spearctl_in "train"' -l follow -d 'Stay, and learn again as more comes'
-complete -c spearctl -n '__spearctl_in "train"' -l batch -d 'Learn once so much is new' -x
+complete -c spearctl -n '__spearctl_in "train"' -l batch -d 'Learn once so many answers are new' -x
 complete -c spearctl -n '__spearctl_in "train"' -l every -d 'Or once anything new has waited so long' -x
 complete -c spearctl -n '__spearctl_in "train"' -l held-out -d 'Share of prompts that only judge updates' -x
 complete -c spearctl -n '__spearctl_in "train"' -l max-drop -d 'Discard an update if they score lower by more' -x
@@ -231,7 +232,7 @@ complete -c spearctl -n '__spearctl_in "adapter rollback"' -s q -l quiet -d 'Pri
 complete -c spearctl -n '__spearctl_in "adapter rollback"' -s v -l verbose -d 'Say more about what happens'
 complete -c spearctl -n '__spearctl_at "peers"' -a list -d 'Lists all members but this device'
 complete -c spearctl -n '__spearctl_at "peers"' -a show -d 'Shows one member'
-complete -c spearctl -n '__spearctl_at "peers"' -a ban -d 'Holds no link to a member any more, from this device; it st…'
+complete -c spearctl -n '__spearctl_at "peers"' -a ban -d 'Keeps this device from linking to a member; it stays a memb…'
 complete -c spearctl -n '__spearctl_at "peers"' -a revoke -d 'Ends a membership for everybody'
 complete -c spearctl -n '__spearctl_in "peers"' -l home -d 'The home to work in, instead of SPEARCTL_HOME' -xa '(__fish_complete_directories)'
 complete -c spearctl -n '__spearctl_in "peers"' -l json -d 'Print one JSON object instead of text'

@@ -40,7 +40,7 @@ class Profile:
         device: Where the model runs.
         dtype: Precision of the base model's weights; "auto" until `profiles.resolve` has seen the hardware.
         quantization: How the base model's weights are packed.
-        micro_batch: Traces in one forward and backward pass; bounds the memory of training.
+        micro_batch: Traces of 128 tokens in one forward and backward pass; bounds the memory of training.
         rollout_batch: Sequences decoded at once; bounds the memory of generation.
         rollouts: Prompts played a round.
         steps: Optimiser steps a round.
@@ -121,7 +121,7 @@ MEANINGS: Mapping[str, str] = {
     "device": "where the model runs",
     "dtype": "precision of the model's weights",
     "quantization": "how the model's weights are packed",
-    "micro_batch": "traces in one forward and backward pass",
+    "micro_batch": "traces of 128 tokens in one forward and backward pass",
     "rollout_batch": "sequences decoded at once",
     "rollouts": "prompts played a round",
     "steps": "optimiser steps a round",

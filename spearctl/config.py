@@ -1,8 +1,8 @@
 """Settings: what `config.toml` may say, and which of several sayings counts.
 
-Flags > `SPEARCTL_*` > `HOME/config.toml` > the user's own `config.toml` > defaults. What a home is made of (its model,
-that model's fingerprint, prompt format, system prompt and adapter shape) is fixed by `init` and read from the home
-alone. Nothing is read from the current folder.
+Flags > `SPEARCTL_*` > `HOME/config.toml` > the user's own `preferences.toml` > defaults. What a home is made of (its
+model, that model's fingerprint, prompt format, system prompt and adapter shape) is fixed by `init` and read from the
+home alone. Nothing is read from the current folder.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Preferences(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user's own `config.toml`, the environment and flags may say.
+    """What the user's own `preferences.toml`, the environment and flags may say.
 
     Attributes:
         name: What this device is called.
@@ -98,13 +98,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     adapter: AdapterConfig
 
 
+PREFERENCES_NAME = "preferences.toml"
 OVERRIDABLE = ("profile", "seed")
 """What flags, the environment and the user's own settings may say of a home that exists."""
 
 
 def user_config_path() -> Path:
-    """Returns where the user's own settings are."""
-    return platformdirs.user_config_path("spearctl") / "config.toml"
+    """Returns where the user's own settings are: on macOS in the folder of the default home."""
+    return platformdirs.user_config_path("spearctl") / PREFERENCES_NAME
 
 
 def read_table(path: Path) -> dict[str, Any]:

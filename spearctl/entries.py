@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import typing
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,6 +32,10 @@ def make_check(kind: str | None, fields: Mapping[str, Any]) -> Check | None:
         return None
     if "expect" not in given:
         raise UsageError("a check needs the right answer", "add --expect ANSWER")
+    kinds = {one.__struct_config__.tag: one for one in typing.get_args(AnyCheck)}
+    if unfit := given.keys() - {field.name for field in msgspec.structs.fields(kinds[kind])}:
+        names = ", ".join(f"--{name}" for name in sorted(unfit))
+        raise UsageError(f"--check {kind} has no {names}", "see what each is for: spearctl feedback add --help")
     try:
         made: Check = msgspec.convert({"type": kind, **given}, AnyCheck)
     except msgspec.ValidationError as error:

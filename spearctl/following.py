@@ -44,7 +44,8 @@ FollowOption = Annotated[
     bool, typer.Option("--follow", help="Stay, and learn again as more comes. What follows is for this.")
 ]
 BatchOption = Annotated[
-    int | None, typer.Option("--batch", min=1, max=100_000, metavar="N", help="Learn once so much is new. Default: 8.")
+    int | None,
+    typer.Option("--batch", min=1, max=100_000, metavar="N", help="Learn once so many answers are new. Default: 8."),
 ]
 EveryOption = Annotated[
     str | None, typer.Option("--every", metavar="TIME", help="Or once anything new has waited so long. Default: 5m.")
@@ -81,7 +82,7 @@ class Follow:
     """When to learn, and what of it to keep.
 
     Attributes:
-        batch: Learn once so much is new: attempts that people judged, and prompts with a check.
+        batch: Learn once so many are new: attempts that people judged, and prompts with a check.
         every_s: Or once anything new has waited for so many seconds.
         held_out: Share of prompts that is kept from learning and judges every update; 0 for none.
         most_drop: By how much the mean score of those may fall, 0 to 1.

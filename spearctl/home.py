@@ -13,6 +13,7 @@
     swarm.left-*     what is left of a swarm that this home left; nothing reads it again
     .left            what such a swarm knows already, should this home come back to it
     node.log         what a detached node says; node.log.1 is the part before
+    preferences.toml on macOS, in the default home: the user's own settings, for all homes
 
 The folder and what is in it are for its owner alone. `config.toml` is written last, in one rename: a home without it is
 one that was never finished, and the next `init` finishes it.
@@ -34,6 +35,7 @@ from pathlib import Path
 
 import platformdirs
 
+from spearctl.config import PREFERENCES_NAME
 from spearctl.errors import ConfigError, HomeError, HomeLockedError
 from spearctl.text import ago, tilde
 
@@ -46,6 +48,7 @@ OWN_NAMES = frozenset(
         *("node.db.schema-1", "train.progress"),
         *("profiles", "identity.pem", "recovery.pem", "swarm", "swarm.next", "swarm.building", "outbox"),
         *("node.log", "node.log.1"),
+        PREFERENCES_NAME,
     }
 )
 LOCK_TRIES = 5

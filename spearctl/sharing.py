@@ -211,7 +211,7 @@ def say_where(run: Run, wins: int, *, kept: bool, running: bool) -> str:
     if kept:
         return f"{what} kept on this device; to share later: {run.spell('train', '--share-kept')}"
     if running:
-        return f"{what} handed to the node, which shares them with the swarm"
+        return f"{what} handed to the node, which shares what was learned"
     return f"{what} waiting for the node, which does not run; to share them: {run.spell('up', '--detach')}"
 
 

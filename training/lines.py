@@ -111,7 +111,7 @@ def failure(path: Path, error: OSError | ValueError) -> FeedbackError:
         return FeedbackError(f"{str(path)!r} is no file name: {error}", "give the path of a file")
     name = shlex.quote(str(path))
     hints = {
-        errno.ENOENT: "check the path; its folder has to be there already",
+        errno.ENOENT: "check the path",
         errno.EISDIR: "name a file in it",
         errno.ENXIO: "write it to a file first",
         errno.EACCES: f"let yourself read and write it: chmod u+rw {name}",

@@ -136,7 +136,7 @@ def use(
 @command(commands, "rollback")
 def rollback(
     run: Run,
-    steps: Annotated[int, typer.Argument(help="How many rounds to go back.", min=1, metavar="N")] = 1,
+    steps: Annotated[int, typer.Argument(help="How many versions to go back.", min=1, metavar="N")] = 1,
 ) -> AdapterSwitch:
     """Goes back to an earlier version; nothing is deleted.
 

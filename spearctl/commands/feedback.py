@@ -167,7 +167,10 @@ def add(
             metavar="TYPE", help="How answers can be judged without you: choice, yes_no, number, exact, regex or json."
         ),
     ] = None,
-    expect: Annotated[str | None, typer.Option(metavar="ANSWER", help="The right answer, for --check.")] = None,
+    expect: Annotated[
+        str | None,
+        typer.Option(metavar="ANSWER", help="The right answer, for --check; for regex, what the whole of it matches."),
+    ] = None,
     form: Annotated[
         Literal["bare", "answer_line", "any"] | None,
         typer.Option("--format", metavar="bare|answer_line|any", help="The form answers must have."),
@@ -177,6 +180,9 @@ def add(
     ] = None,
     tolerance: Annotated[
         float | None, typer.Option(metavar="X", help="How far off is still right, for --check number.")
+    ] = None,
+    words: Annotated[
+        int | None, typer.Option(metavar="N", help="The most words an answer in form has, for --check exact.")
     ] = None,
     unit: Annotated[
         str | None, typer.Option(metavar="UNIT", help="A unit that may follow, for --check number.")
@@ -194,9 +200,8 @@ def add(
     """
     from training.log import append
 
-    made_check = make_check(
-        check, {"expect": expect, "format": form, "options": options, "tolerance": tolerance, "unit": unit}
-    )
+    details = {"options": options, "tolerance": tolerance, "unit": unit, "words": words}
+    made_check = make_check(check, {"expect": expect, "format": form, **details})
     attempt = make_attempt(completion, verdict, feedback)
     known = _known_entry(run, id)
     entry = make_entry(known, id, _stdin_if_dash(run, prompt), attempt, made_check, hint=hint, user=user)

@@ -88,9 +88,8 @@ class LeaveResult(Result):
         if self.membership.founder and self.membership.others:
             console.health([_sealing()])
         lines = [f"rm -r {shlex.quote(str(path))}" for path in self.everything]
-        console.next_steps(
-            *lines, before="To be rid of all that spearctl wrote on this device (other homes use it too):"
-        )
+        before = "To be rid of all that spearctl wrote on this device (other homes use all but the first, too):"
+        console.next_steps(*lines, before=before)
 
 
 @command(commands, "leave")

@@ -98,7 +98,8 @@ class LogResult(Result):
             console.print("nothing was learned yet")
             console.next_steps(self.next_line)
             return
-        console.title(f"{self.name}: {count(len(self.rounds), 'round')}")
+        is_all = not self.rounds or self.rounds[0].number == 1
+        console.title(f"{self.name}: {'' if is_all else 'the last '}{count(len(self.rounds), 'round')}")
         if self.rounds:
             self._render_rounds(console)
             self._render_lines(console)

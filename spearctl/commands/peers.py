@@ -136,7 +136,7 @@ def ban(
     peer: Annotated[str, typer.Argument(metavar="NAME|ID", help="Its name, or the beginning of its id.")],
     undo: Annotated[bool, typer.Option("--undo", help="Link to it again.")] = False,
 ) -> BanResult:
-    """Holds no link to a member any more, from this device; it stays a member for the others."""
+    """Keeps this device from linking to a member; it stays a member for the others."""
     found = find(_running(run), peer, run)
     answer = swarm.ask(run, "ban", member=found["id"], undo=undo)
     return BanResult(found["name"], found["id"], not undo, answer["changed"])

@@ -36,6 +36,7 @@ def test_entries_get_ids_of_their_own(cli: Cli) -> None:
     ("flags", "expected"),
     [
         (("--check", "exact", "--expect", "Paris"), {"type": "exact", "expect": "Paris"}),
+        (("--check", "exact", "--expect", "Paris", "--words", "1"), {"type": "exact", "expect": "Paris", "words": 1}),
         (
             ("--check", "choice", "--expect", "B", "--options", "3", "--format", "bare"),
             {"type": "choice", "expect": "B", "options": 3, "format": "bare"},
@@ -106,7 +107,8 @@ def test_the_same_id_with_another_prompt_is_code_8_and_nothing_is_written(cli: C
         (("--prompt", "p", "--options", "3"), "--options says something of a check"),
         (("--prompt", "p", "--check", "exact"), "a check needs the right answer"),
         (("--prompt", "p", "--check", "choice", "--expect", "Z"), "--check choice:"),
-        (("--prompt", "p", "--check", "exact", "--expect", "x", "--options", "3"), "`options`"),
+        (("--prompt", "p", "--check", "exact", "--expect", "x", "--options", "3"), "exact has no --options\n"),
+        (("--prompt", "p", "--check", "json", "--expect", "1", "--unit", "m", "--words", "1"), "no --unit, --words\n"),
         (("--prompt", "p", "--check", "sums", "--expect", "x"), "'sums'"),
         (("--prompt", "p", "--completion", "c", "--verdict", "good"), "'good'"),
         (("--prompt",), "--prompt"),

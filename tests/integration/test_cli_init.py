@@ -92,7 +92,7 @@ def test_wherever_paths_are_said_they_mean_the_same_from_every_folder(
         monkeypatch.setenv("SPEARCTL_PROFILE", profile)
         monkeypatch.setenv("SPEARCTL_MODEL", model)
     if said == "own settings":
-        path = cli.folder / ".config" / "spearctl" / "config.toml"
+        path = cli.folder / ".config" / "spearctl" / "preferences.toml"
         path.parent.mkdir(parents=True)
         path.write_text(f"profile = '{profile}'\nmodel = '{model}'\n")
     assert cli("init", *(("--profile", profile, "--model", model) if said == "flag" else ())).code == 0
@@ -117,7 +117,7 @@ def test_the_folder_of_a_user_that_there_is_not_holds_nothing(cli: Cli, words: t
 def test_flags_win_over_the_environment_and_that_over_the_users_own_settings(
     cli: Cli, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = cli.folder / ".config" / "spearctl" / "config.toml"
+    own = cli.folder / ".config" / "spearctl" / "preferences.toml"
     own.parent.mkdir(parents=True)
     own.write_text(f"name = 'own'\nprofile = 'apple'\nmodel = '{tiny_model}'\nseed = 7\n")
     monkeypatch.setenv("SPEARCTL_PROFILE", "cuda-8g")
@@ -126,6 +126,17 @@ def test_flags_win_over_the_environment_and_that_over_the_users_own_settings(
     assert (data["profile"]["name"], data["name"]) == ("cpu-small", "variable")
     assert data["model"]["reference"] == str(tiny_model)
     assert tomllib.loads(cli.home.config_path.read_text())["seed"] == 7
+
+
+def test_the_users_own_settings_may_lie_in_the_home_as_on_macos(
+    cli: Cli, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = cli.folder / ".config" / "spearctl" / "preferences.toml"
+    own.parent.mkdir(parents=True)
+    own.write_text(f"profile = 'apple'\nmodel = '{tiny_model}'\n")
+    monkeypatch.setenv("SPEARCTL_HOME", str(own.parent))
+    assert cli("init").code == 0
+    assert cli("status", "--json").envelope["data"]["profile"] == "apple"
 
 
 def test_without_a_profile_this_machine_decides_and_the_reason_is_told(cli: Cli, tiny_model: Path) -> None:

@@ -95,6 +95,8 @@ def test_the_table_shows_the_last_rounds_and_data_shows_all_unless_fewer_are_ask
     assert "and 10 earlier rounds: -n 30" in found
     assert len(cli("log", "--json").envelope["data"]["rounds"]) == 30
     assert [row["round"] for row in cli("log", "-n", "2", "--json").envelope["data"]["rounds"]] == [29, 30]
+    assert found[0] == "lab: 30 rounds"
+    assert lines(cli("log", "-n", "2").out)[0] == "lab: the last 2 rounds"
     assert "earlier" not in cli("log", "-n", "2").out
     assert cli("log", "-n", "0").code == 2
 

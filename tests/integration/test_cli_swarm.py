@@ -231,7 +231,7 @@ def test_what_one_member_learns_the_other_gets(pair: list[Device]) -> None:
         head = agree(*pair) and learner.status()["swarm"]["head_round"]
         said = learner.train(winnable(6, name=f"{learner.name}-{head}"))
         assert said["shared"]["wins"] == 6
-        assert said["shared"]["line"] == "6 wins handed to the node, which shares them with the swarm"
+        assert said["shared"]["line"] == "6 wins handed to the node, which shares what was learned"
         agree(*pair, head=head + 1)
         mine, theirs = learner.export(), other.export()
         assert furthest(mine, theirs) == 0
