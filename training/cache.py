@@ -170,6 +170,14 @@ class Prefixes:
         self._kept += [(tuple(prompt), cache, row) for row, prompt in enumerate(prompts)]
         self._kept.sort(key=lambda kept: kept[0])
 
+    def kept(self) -> list[tuple[tuple[int, ...], KeyValues, int]]:
+        """What is kept now, for `keep_only`."""
+        return [*self._kept]
+
+    def keep_only(self, kept: list[tuple[tuple[int, ...], KeyValues, int]]) -> None:
+        """Goes back to what was kept before: the cache of a batch that ran out of memory would be in the way."""
+        self._kept = [*kept]
+
     def go_on(self, tokens: Sequence[int]) -> None:
         """Keeps a completion with its prompt, which was decoded alone and is the only one kept.
 

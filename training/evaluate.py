@@ -125,18 +125,18 @@ def evaluate(
     """
     started = time.monotonic()
     asked = [entry for entry in entries if entry.check is not None]
-    answers = _answer(lm, asked, batch, most_new_tokens, notify)
-    right = sum(answer.judgement.verdict is Verdict.RIGHT for answer in answers)
-    formatted = sum(answer.judgement.formatted for answer in answers)
-    given = Counter(answer.judgement.answer for answer in answers if answer.judgement.answer is not None)
+    answered = answers(lm, asked, batch=batch, most_new_tokens=most_new_tokens, notify=notify)
+    right = sum(answer.judgement.verdict is Verdict.RIGHT for answer in answered)
+    formatted = sum(answer.judgement.formatted for answer in answered)
+    given = Counter(answer.judgement.answer for answer in answered if answer.judgement.answer is not None)
     return Evaluation(
-        answers=tuple(answers),
-        accuracy=Share(right, len(answers)),
-        format_rate=Share(formatted, len(answers)),
+        answers=tuple(answered),
+        accuracy=Share(right, len(answered)),
+        format_rate=Share(formatted, len(answered)),
         accuracy_formatted=Share(right, formatted),
-        contains=Share(sum(answer.contains for answer in answers), len(answers)),
+        contains=Share(sum(answer.contains for answer in answered), len(answered)),
         best_constant=_most_common(best_constants(asked), len(asked)),
-        common_answer=_most_common(given, len(answers)),
+        common_answer=_most_common(given, len(answered)),
         choice=_choice_scores(lm, asked, batch),
         preference=_preference(lm, [entry for entry in entries if entry.check is None], batch),
         seconds=time.monotonic() - started,
@@ -169,21 +169,29 @@ def wilson(count: int, n: int, z: float = 1.959963984540054) -> tuple[float, flo
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _answer(
-    lm: LanguageModel, entries: Sequence[Entry], batch: int, most_new_tokens: int, notify: Notify
+def answers(
+    lm: LanguageModel,
+    entries: Sequence[Entry],
+    *,
+    batch: int,
+    most_new_tokens: int,
+    phase: str = "answering",
+    notify: Notify = lambda phase, done, total: None,
 ) -> list[Answered]:
-    limits = [min(entry.check.new_tokens, most_new_tokens) for entry in entries if entry.check is not None]
+    """Asks questions that have a check, greedily and with the room that self-play gives answers, and judges them."""
+    most = min(most_new_tokens, lm.max_sequence_tokens // 2)
+    limits = [min(entry.check.new_tokens, most) for entry in entries if entry.check is not None]
     prompts = []
     for entry, limit in zip(entries, limits, strict=True):
         whole = lm.encode_prompt(entry.conversation)
         prompts.append(whole[max(0, len(whole) + limit - lm.max_sequence_tokens) :])
-    completions = sample(lm, prompts, limits, GREEDY, batch=batch, phase="answering", notify=notify)
-    answers = []
+    completions = sample(lm, prompts, limits, GREEDY, batch=batch, phase=phase, notify=notify)
+    found = []
     for entry, completion in zip(entries, completions, strict=True):
         assert entry.check is not None
         text = lm.decode(completion.tokens)
-        answers.append(Answered(entry, text, entry.check.judge(text), contains(entry.check, text)))
-    return answers
+        found.append(Answered(entry, text, entry.check.judge(text), contains(entry.check, text)))
+    return found
 
 
 def _most_common(counts: Counter[str], n: int) -> tuple[str, float] | None:

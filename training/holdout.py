@@ -23,9 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from training.checks import Verdict
+from training.evaluate import answers
 from training.feedback import Entry, contradictions
 from training.models import LanguageModel
-from training.rollout import GREEDY, Notify, sample
+from training.rollout import Notify
 from training.score import log_probabilities
 from training.told import told_attempts
 from training.traces import fit
@@ -117,17 +118,10 @@ class HoldOut:
         return Judgement(len(drops), drop, p, reason)
 
     def _answered(self, lm: LanguageModel, entries: Sequence[Entry], notify: Notify) -> list[float]:
-        checks = [entry.check for entry in entries if entry.check is not None]
-        limits = [min(check.new_tokens, self.most_new_tokens) for check in checks]
-        prompts = []
-        for entry, limit in zip(entries, limits, strict=True):
-            whole = lm.encode_prompt(entry.conversation)
-            prompts.append(whole[max(0, len(whole) + limit - lm.max_sequence_tokens) :])
-        answers = sample(lm, prompts, limits, GREEDY, batch=self.batch, phase="holding out", notify=notify)
-        return [
-            float(check.judge(lm.decode(answer.tokens)).verdict is Verdict.RIGHT)
-            for check, answer in zip(checks, answers, strict=True)
-        ]
+        found = answers(
+            lm, entries, batch=self.batch, most_new_tokens=self.most_new_tokens, phase="holding out", notify=notify
+        )
+        return [float(answered.judgement.verdict is Verdict.RIGHT) for answered in found]
 
     def _believed(self, lm: LanguageModel, entries: Sequence[Entry]) -> list[float]:
         contradictory = contradictions(entries)

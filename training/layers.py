@@ -62,9 +62,11 @@ def asked(modules: Sequence[Any], example: Callable[[], object]) -> dict[Any, tu
         found[module] = args, more
 
     handles = [module.register_forward_pre_hook(note, with_kwargs=True) for module in modules]
-    example()
-    for handle in handles:
-        handle.remove()
+    try:
+        example()
+    finally:
+        for handle in handles:
+            handle.remove()
     return found
 
 

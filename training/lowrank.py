@@ -143,7 +143,9 @@ class Group:
     def output(self, layer: LowRankLinear, x: torch.Tensor) -> torch.Tensor:
         """What a layer says of ``x [..., in]``."""
         if self._ready_for is not x or layer not in self._ready:
-            self._ready = dict(zip(self.members, self.outputs(x).split(self.widths, dim=-1), strict=True))
+            # Unsafe, for models that clamp in place what they are told (OLMo): nobody looks at the whole again.
+            parts = torch.unsafe_split_with_sizes(self.outputs(x), self.widths, dim=-1)
+            self._ready = dict(zip(self.members, parts, strict=True))
             self._ready_for = x
         taken = self._ready.pop(layer)
         if not self._ready:

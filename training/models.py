@@ -32,6 +32,11 @@ _TRIED = "The cat sat on the mat, and the dog lay beside it."
 """Plain words: of what a model has never seen in a row, rounding alone may change half of the scores."""
 _EXACT = 16
 """How many of the likeliest tokens have logits that are not rounded: 1e-4 nats a token from having all of them."""
+_BY_LENGTH = frozenset({"dynamic", "longrope", "llama_4_scaling_beta"})
+"""Ways to turn positions beyond those that a model was trained for first, by how long the longest sequence of a pass is
+or by where a token stands: what shares a pass must not matter, so sequences end there."""
+_UNSCALED = ("logits_scaling", "logit_scale")
+"""What logits are multiplied or divided by; none of it is done here."""
 _UNLIKE = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 """What a model that is built in another way may raise."""
 
@@ -86,15 +91,14 @@ class LanguageModel:
 
     @property
     def eos_id(self) -> int:
-        """The token a completion ends with when it is trained on."""
-        return int(self.tokenizer.eos_token_id)
+        """The token a completion ends with when it is trained on: the tokenizer's, or else the model's own."""
+        own = self.tokenizer.eos_token_id
+        return int(min(_listed(self.causal.generation_config)) if own is None else own)
 
     @property
     def eos_ids(self) -> frozenset[int]:
         """Every token that ends a completion."""
-        configured = getattr(self.causal.generation_config, "eos_token_id", None)
-        listed = configured if isinstance(configured, list) else [configured]
-        return frozenset({self.eos_id, *(token for token in listed if token is not None)})
+        return frozenset({self.eos_id, *_listed(self.causal.generation_config)})
 
     @property
     def pad_id(self) -> int:
@@ -189,13 +193,28 @@ def load(
         system_prompt=system_prompt,
         max_sequence_tokens=_most_tokens(causal.config, profile),
     )
+    if tokenizer.eos_token_id is None and not _listed(lm.causal.generation_config):
+        raise ModelError(
+            f"{source.reference}: neither the tokenizer nor the model says by which token a text ends",
+            "complete its generation_config.json, or choose another model",
+        )
     _check(lm)
     _streamline(lm)
     return lm
 
 
+def _listed(config: Any) -> list[int]:
+    """The tokens that end a completion, as a model's configuration has them: one, several or none."""
+    found = getattr(config, "eos_token_id", None)
+    return [] if found is None else [*found] if isinstance(found, list) else [found]
+
+
 def _most_tokens(config: Any, profile: Profile) -> int:
-    limits = (getattr(config, name, None) for name in ("max_position_embeddings", "sliding_window"))
+    limits = [getattr(config, name, None) for name in ("max_position_embeddings", "sliding_window")]
+    rope = getattr(config, "rope_parameters", None) or {}
+    for one in (rope, *(value for value in rope.values() if isinstance(value, dict))):  # or one a kind of layer
+        if one.get("rope_type") in _BY_LENGTH or one.keys() & _BY_LENGTH:
+            limits.append(one.get("original_max_position_embeddings"))
     return min([profile.max_sequence, *(limit for limit in limits if limit)])
 
 
@@ -216,6 +235,7 @@ def _check(lm: LanguageModel) -> None:
         is_alike = bool(((found - wanted).norm(dim=-1) / wanted.norm(dim=-1)).median() <= _ALIKE)
         is_alike &= pattern.layers == [*range(config.num_hidden_layers)]
         is_alike &= getattr(config, "final_logit_softcapping", None) is None
+        is_alike &= all(getattr(config, name, None) in (None, 1) for name in _UNSCALED)
     except _UNLIKE as error:
         if is_out_of_memory(error) or is_failure_of_gpu(error):
             raise
@@ -232,6 +252,9 @@ def _streamline(lm: LanguageModel) -> None:
     """Has attention take fewer passes, and the last layer compute only what is asked for, where they say the same."""
     lm.network.eval()
     ids, positions = _few_tokens(lm)
+    positions = positions * max(
+        1, lm.max_sequence_tokens // len(ids)
+    )  # far ones, too: some models do more there than turn
     pattern, base = packed_attention.Whole(pack([ids.tolist()])), lm.causal.base_model
     for better in (rotary.streamline, layers.narrow):
         better(base, lambda: attention.run(lm.causal, ids, positions, pattern))

@@ -6,7 +6,7 @@ prompt once a batch, and a task once for its answer and the next try, or for a w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -86,6 +86,18 @@ def pack(sequences: Sequence[Sequence[int]], known: Sequence[int] | None = None)
         rows[i] = Row(starts[i], (*runs, own) if own else runs, own)
         before = i
     return Packing(tuple(tokens), tuple(positions), tuple(rows[i] for i in range(len(sequences))))
+
+
+def passes(sequences: Sequence[Sequence[int]], most_tokens: int) -> Iterator[range]:
+    """Splits sequences into runs of at most ``most_tokens``, shared beginnings counted once, or of one sequence."""
+    start = tokens = 0
+    for at, sequence in enumerate(sequences):
+        more = len(sequence) - (common(sequences[at - 1], sequence) if at > start else 0)
+        if at > start and tokens + more > most_tokens:
+            yield range(start, at)
+            start, tokens, more = at, 0, len(sequence)
+        tokens += more
+    yield range(start, len(sequences))
 
 
 def common(one: Sequence[int], other: Sequence[int]) -> int:

@@ -11,6 +11,9 @@ import numpy as np
 from training.feedback import Entry, contradictions
 from training.told import Told, told_attempts
 
+_QUESTIONS_AN_ANSWER = 4
+"""From so many on average on, a log with any number of answers is one with few."""
+
 
 @dataclass(frozen=True, slots=True)
 class Draw:
@@ -67,14 +70,21 @@ class Pool:
         return self.waiting + len({key for _, key in self._playable if not self._played[key]})
 
     def answer_rates(self) -> dict[str, dict[str, float]]:
-        """By kind of check, the share of its questions that each answer, in lower case, is right for."""
+        """By kind of check, the share of its questions that each answer, in lower case, is right for.
+
+        Only of kinds where few answers are possible, or as good as: of many, it is chance which is right twice.
+        """
         by_kind: dict[str, Counter[str]] = {}
+        closed: set[str] = set()
         for entry, _ in self._playable:
             assert entry.check is not None
             by_kind.setdefault(entry.check.kind, Counter())[str(entry.check.expect).casefold()] += 1
+            if entry.check.candidates:
+                closed.add(entry.check.kind)
         return {
             kind: {answer: count / counts.total() for answer, count in counts.items()}
             for kind, counts in by_kind.items()
+            if kind in closed or counts.total() >= _QUESTIONS_AN_ANSWER * len(counts)
         }
 
     def draw(self, size: int, seed: int) -> Draw:

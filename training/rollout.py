@@ -36,6 +36,7 @@ READ_TOKENS = 2048
 _NUCLEUS = (64, 1024)
 """Candidates looked at for top-p; more of a row whose nucleus is larger, in the end the whole vocabulary."""
 _LARGER = -1
+_GREEDY_BELOW = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Sampling:
     """How to sample.
 
     Attributes:
-        temperature: 0 is greedy.
+        temperature: 0 is greedy, and so is less than 1e-6, where nothing but the rounding of logits would be sampled.
         top_p: Smallest set of tokens with at least this probability is sampled from.
         seed: Of the random streams.
     """
@@ -115,7 +116,13 @@ def sample(
         rows = sorted(order[len(results) : len(results) + count], key=lambda row: tuple(prompts[row]))
         width = max(limits[row] for row in rows)
         uniform = np.stack([_stream(sampling.seed, named[row], limits[row], width) for row in rows])
-        return dict(zip(rows, _decode(lm, everything.of(rows), sampling, uniform, prefixes), strict=True))
+        kept = [] if prefixes is None else prefixes.kept()
+        try:
+            return dict(zip(rows, _decode(lm, everything.of(rows), sampling, uniform, prefixes), strict=True))
+        except (RuntimeError, MemoryError):
+            if prefixes is not None:
+                prefixes.keep_only(kept)
+            raise
 
     while len(results) < len(prompts):
         found, batch = halving("sequences", min(batch, len(prompts) - len(results)), decode)
@@ -242,7 +249,7 @@ def _pick(logits: torch.Tensor, sampling: Sampling, draws: torch.Tensor) -> tupl
     Returns:
         The tokens ``[B]``, and the same told. No more is asked of the device, unless a nucleus is larger than most are.
     """
-    if sampling.temperature == 0:
+    if sampling.temperature < _GREEDY_BELOW:
         chosen = logits.argmax(-1)
         return chosen, chosen.tolist()
     scores = logits / sampling.temperature

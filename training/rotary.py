@@ -15,6 +15,8 @@ from training.attention import Pattern, see
 from training.layers import asked, is_alike
 from training.lowrank import together
 
+_LOUD = (1, 100)
+"""Times what a layer is given: some clamp what is large."""
 _PARTS = {"q_proj", "k_proj", "v_proj", "o_proj"}
 
 
@@ -61,12 +63,14 @@ class _Rotated:
 
 def _says_the_same(form: _Rotated, *args: Any, **more: Any) -> bool:
     """Whether both ways ask a pattern the same, and say the same of its answer."""
-    more |= {"pattern": _Echo()}
+    states, *others = args or [more["hidden_states"]]
+    more = {name: value for name, value in more.items() if name != "hidden_states"} | {"pattern": _Echo()}
     try:
-        mine, theirs = form(*args, **more), form.plain(*args, **more)
-        if not isinstance(theirs, tuple) or len(theirs) != len(mine):
-            return False
-        return is_alike(mine[0], theirs[0])
+        for loud in _LOUD:
+            mine, theirs = (way(states * loud, *others, **more) for way in (form, form.plain))
+            if not isinstance(theirs, tuple) or len(theirs) != len(mine) or not is_alike(mine[0], theirs[0]):
+                return False
+        return True
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):  # it is built in another way
         return False
 

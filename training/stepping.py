@@ -98,7 +98,8 @@ class Steps:
     Args:
         lm: The model.
         cache: Of its sequences, which are one token short of what is known of them.
-        positions: Of that token ``[B]``.
+        positions: Of that token ``[B]``. It stays at the model's last one: a sequence that is finished goes on with the
+            others until it leaves, and some models have nothing there, or turn all others another way.
     """
 
     def __init__(self, lm: LanguageModel, cache: KeyValues, positions: torch.Tensor) -> None:
@@ -137,7 +138,7 @@ class Steps:
 
     def _step(self) -> torch.Tensor:
         states = attention.run(self._lm.causal, self._tokens, self._positions, Step(self._cache))
-        self._positions += 1
+        self._positions.add_(1).clamp_(max=self._lm.max_sequence_tokens - 1)
         return states
 
     def _first_step(self) -> torch.Tensor:

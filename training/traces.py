@@ -62,15 +62,15 @@ def balance(wins: Sequence[Trace], rates: AnswerRates | None = None) -> list[flo
 
     Args:
         wins: Of a round.
-        rates: How often each answer is right; an answer that is not in there counts as the rarest of its kind, and
-            all answers of a kind that is not count the same.
+        rates: How often each answer is right; an answer that is not in there counts as the rarest of its kind. Wins of
+            a kind that is not keep the factor 1. Without any rates, all answers of every kind count the same.
     """
     answers: dict[str, Counter[str]] = {}
     for win in wins:
-        if win.answer is not None:
+        if win.answer is not None and (rates is None or win.kind in rates):
             answers.setdefault(win.kind, Counter())[win.answer] += 1
     factors = {kind: _evened(counts, (rates or {}).get(kind) or {}) for kind, counts in answers.items()}
-    return [1.0 if win.answer is None else factors[win.kind][win.answer] for win in wins]
+    return [1.0 if win.answer is None or win.kind not in factors else factors[win.kind][win.answer] for win in wins]
 
 
 def _evened(counts: Counter[str], rates: Mapping[str, float]) -> dict[str, float]:

@@ -3,7 +3,8 @@
     L = lambda_win * CE(wins) + lambda_lose * UL(losses)              (Lee et al. 2026, arXiv 2605.07977)
 
 Only positions that carry a loss get logits, and gradients are summed over micro-batches normalised by the whole step's
-token counts, so the result does not depend on how much fits into memory at once.
+token counts, so the result does not depend on how much fits into memory at once, but for which input features a pass
+drops.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from training import attention, packed_attention
 from training.halving import halving
 from training.losses import likelihood_sum, unlikelihood_mask, unlikelihood_sum
 from training.models import LanguageModel
-from training.packing import common, pack
+from training.packing import pack, passes
 from training.traces import AnswerRates, Trace, balance
 
 LOGITS_ROWS = 32
@@ -209,23 +210,11 @@ def _backward(
     # What begins alike comes into the same pass, which computes it once: a prompt for its win and its loss, say.
     order = sorted(range(len(drawn)), key=lambda i: drawn[i].trace.sequence)
     totals, rows_at_once = np.zeros(2), logits_rows(micro_batch)
-    for run in _passes([drawn[i].trace.sequence for i in order], micro_batch * _TOKENS_A_TRACE):
+    for run in passes([drawn[i].trace.sequence for i in order], micro_batch * _TOKENS_A_TRACE):
         rows = [order[i] for i in run]
         its = [drawn[i] for i in rows], [masks[i] for i in rows]
         totals += _pass(model, *its, weights, config.margin, rows_at_once)
     return float(totals[0] / max(1.0, win_count)), float(totals[1] / max(1.0, lose_count))
-
-
-def _passes(sequences: Sequence[Sequence[int]], most_tokens: int) -> Iterator[range]:
-    """Splits sequences into runs that hold at most ``most_tokens``, shared beginnings counted once (or one trace)."""
-    start = tokens = 0
-    for at, sequence in enumerate(sequences):
-        more = len(sequence) - (common(sequences[at - 1], sequence) if at > start else 0)
-        if at > start and tokens + more > most_tokens:
-            yield range(start, at)
-            start, tokens, more = at, 0, len(sequence)
-        tokens += more
-    yield range(start, len(sequences))
 
 
 def _push_mask(model: LanguageModel, trace: Trace) -> torch.Tensor:

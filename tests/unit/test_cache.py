@@ -15,6 +15,7 @@ from training.attention import ROUNDED_TO
 from training.cache import Prefixes
 from training.models import LanguageModel
 from training.rollout import GREEDY, Completion, Sampling, sample
+from training.stepping import Steps
 
 WARM = Sampling(temperature=0.8, top_p=0.95, seed=5)
 
@@ -231,3 +232,19 @@ def test_where_memory_runs_out_fewer_are_decoded_at_once(
     assert sample(lm, prompts, [4] * 5, WARM, batch=5) == expected
     assert tried == [5, 2, 2, 1]
     assert "2 sequences at once" in caplog.text
+
+
+def test_the_caches_of_a_batch_that_ran_out_of_memory_are_not_kept(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts, prefixes = random_prompts(5, 8, 3, 12, 7), Prefixes()
+    step = Steps.__call__
+
+    def refuse(steps: Steps, tokens: torch.Tensor) -> torch.Tensor:
+        if len(tokens) > 2:
+            raise torch.OutOfMemoryError("no room")
+        return step(steps, tokens)
+
+    monkeypatch.setattr(Steps, "__call__", refuse)
+    sample(lm, prompts, [4] * 5, WARM, batch=5, prefixes=prefixes)
+    assert sorted(tokens for tokens, _, _ in prefixes.kept()) == sorted(map(tuple, prompts))

@@ -12,28 +12,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoModelForCausalLM,
-    DiffLlamaConfig,
-    Gemma2Config,
-    GraniteConfig,
-    Lfm2Config,
-    LlamaConfig,
-    MambaConfig,
-    MistralConfig,
-    PreTrainedConfig,
-    Qwen2Config,
-    Qwen3Config,
-)
 
 import profiles
-from tests.learner import load_tiny, stir, trace, user
+from tests.learner import load_tiny, trace, user
 from tests.quantized import INSTALLED
 from training import layers, models, sources
 from training.errors import ModelError
 from training.feedback import Message
 from training.models import LanguageModel, LoraSettings
-from training.rollout import GREEDY, sample
 from training.update import UpdateConfig, update
 
 PROFILE = dataclasses.replace(profiles.load("cpu"), dtype="float32", threads=1)
@@ -220,66 +206,6 @@ def test_the_adapters_size_is_as_asked_for(copied: Path) -> None:
             for part in ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down")
         )
     )
-
-
-SMALL = {"vocab_size": 300, "eos_token_id": 0, "bos_token_id": 0, "pad_token_id": 3}
-LAYERS = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-
-
-def replaced(folder: Path, config: PreTrainedConfig) -> Path:
-    """The folder, with another model in it."""
-    for file in folder.glob("*.safetensors"):
-        file.unlink()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config)
-    for parameter in model.parameters():  # so that every part of it counts
-        parameter.data.mul_(8 if parameter.dim() > 1 else 1)
-    model.save_pretrained(folder)
-    return folder
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        GraniteConfig(**SMALL, **LAYERS, num_key_value_heads=2, logits_scaling=8.0),
-        Gemma2Config(**SMALL, **LAYERS, num_key_value_heads=2, head_dim=8),
-        MambaConfig(**SMALL, hidden_size=32, num_hidden_layers=2, state_size=4),
-        Lfm2Config(**SMALL, **LAYERS, num_key_value_heads=2, layer_types=["conv", "full_attention"]),
-        Lfm2Config(**SMALL, **LAYERS, num_key_value_heads=2, layer_types=["full_attention", "conv"]),
-        DiffLlamaConfig(**SMALL, **LAYERS, num_key_value_heads=2),
-    ],
-    ids=lambda config: config.model_type,
-)
-def test_an_architecture_that_packing_would_change_is_refused(copied: Path, config: PreTrainedConfig) -> None:
-    with pytest.raises(ModelError, match=r"not supported|takes no LoRA adapter") as caught:
-        load(replaced(copied, config))
-    assert caught.value.hint is not None
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        Qwen2Config(**SMALL, **LAYERS, num_key_value_heads=1),
-        Qwen3Config(**SMALL, **LAYERS, num_key_value_heads=2, head_dim=8),
-        MistralConfig(**SMALL, **LAYERS, num_key_value_heads=4, sliding_window=100),
-        LlamaConfig(**SMALL, **LAYERS, attention_bias=True, mlp_bias=True),
-    ],
-    ids=lambda config: config.model_type,
-)
-def test_other_architectures_decode_and_learn_as_transformers_does(copied: Path, config: PreTrainedConfig) -> None:
-    lm = load(replaced(copied, config))
-    assert layers.is_narrow(lm.causal.base_model)
-    stir(lm, scale=0.1)
-    prompt = list(range(5, 15))
-    ids = torch.tensor([prompt])
-    found = lm.causal.generate(
-        input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=6, pad_token_id=3
-    )[0, len(prompt) :].tolist()
-    ours = sample(lm, [prompt, prompt[:4]], [6, 6], GREEDY, batch=2)[0]
-    end = next((at for at, token in enumerate(found) if token in lm.eos_ids), len(found))
-    assert (list(ours.tokens), ours.ended) == (found[:end], end < len(found))
-    assert update(lm, [trace(1), trace(2, win=False)], UpdateConfig(steps=1)).steps == 1
 
 
 def quieter(layer: Any) -> None:

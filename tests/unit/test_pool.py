@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.learner import entry
-from training.checks import Exact, YesNo
+from training.checks import Choice, Exact, YesNo
 from training.feedback import Attempt, Entry, attempt_key
 from training.pool import Draw, Pool
 
@@ -94,11 +94,17 @@ def test_entries_that_teach_nothing_are_no_part_of_it() -> None:
 
 
 def test_how_often_each_answer_is_right_is_known_by_kind() -> None:
-    words = [entry(Exact(word), prompt=word) for word in ("Paris", "paris", "Rome", "Oslo")]
-    assert pool(*playable(8), *words).answer_rates() == {
+    moods = [entry(Exact(mood), prompt=f"{mood} {n}?") for n, mood in enumerate(["Good", "good", "bad", "good"] * 2)]
+    assert pool(*playable(8), *moods).answer_rates() == {
         "yes_no": {"yes": 0.75, "no": 0.25},
-        "exact": {"paris": 0.5, "rome": 0.25, "oslo": 0.25},
+        "exact": {"good": 0.75, "bad": 0.25},
     }
+
+
+def test_of_many_possible_answers_it_is_not_known_how_often_each_is_right() -> None:
+    words = [entry(Exact(word), prompt=word) for word in ("Paris", "paris", "Rome", "Oslo")]
+    few = [entry(Choice(letter), prompt=letter) for letter in "AB"]
+    assert pool(*words, *few).answer_rates() == {"choice": {"a": 0.5, "b": 0.5}}
 
 
 def test_earlier_right_answers_come_again_beside_what_is_new_and_are_not_used_up() -> None:

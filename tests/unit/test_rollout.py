@@ -193,9 +193,10 @@ def test_the_edges_of_the_draw_stay_in_the_nucleus(top_p: float, uniform: float)
     assert token == 1 or uniform > 0
 
 
-def test_a_temperature_of_zero_is_greedy() -> None:
+@pytest.mark.parametrize("temperature", [0.0, 1e-320, 1e-39, 1e-7])
+def test_a_temperature_of_nearly_zero_is_greedy(temperature: float) -> None:
     logits = torch.tensor([[0.0, 3.0, 2.9], [5.0, -1.0, 4.9]])
-    assert rollout._pick(logits, GREEDY, torch.tensor([0.99, 0.99]))[1] == [1, 0]
+    assert rollout._pick(logits, Sampling(temperature), torch.tensor([0.99, 0.99]))[1] == [1, 0]
 
 
 def test_of_a_prompt_the_last_layer_computes_its_last_token_alone(tiny: LanguageModel) -> None:

@@ -51,6 +51,11 @@ def test_wins_without_an_answer_are_left_alone() -> None:
     assert balance([win(None), win("yes"), win("yes"), win("yes"), win("no")])[0] == 1.0
 
 
+def test_where_nothing_is_known_of_a_kind_its_wins_are_left_alone() -> None:
+    wins = [win("mice", "exact"), win("mice", "exact"), win("r", "exact"), win("yes"), win("yes"), win("no")]
+    assert balance(wins, {"yes_no": {"yes": 0.5, "no": 0.5}}) == pytest.approx([1, 1, 1, 0.75, 0.75, 1.5])
+
+
 def test_nothing_is_balanced_to_nothing() -> None:
     assert balance([]) == []
 
