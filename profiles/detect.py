@@ -110,7 +110,7 @@ def detect(*, accelerators: bool = True, root: Path = Path("/")) -> Hardware:
     Returns:
         What this process can use. A torch that is missing or broken counts as no accelerator.
     """
-    memory = psutil.virtual_memory()
+    total, available = _memory()
     limits = cgroup_limits(root)
     cpu_name, native_bf16 = _cpu(root)
     logical = os.cpu_count() or 1
@@ -121,12 +121,21 @@ def detect(*, accelerators: bool = True, root: Path = Path("/")) -> Hardware:
         cpu_name=cpu_name,
         cores_physical=psutil.cpu_count(logical=False) or logical,
         cores_usable=max(1, math.ceil(min(allowed, limits.cpus))),
-        memory_bytes=int(min(memory.total, limits.memory_bytes)),
-        memory_available_bytes=int(min(memory.available, limits.memory_available_bytes)),
+        memory_bytes=int(min(total, limits.memory_bytes)),
+        memory_available_bytes=int(min(available, limits.memory_available_bytes)),
         native_bf16=native_bf16,
         **_board(root),
     )
     return _with_accelerator(hardware) if accelerators else hardware
+
+
+def _memory() -> tuple[float, float]:
+    """How much memory there is, and how much of it is free, in bytes; 0 where the system does not say."""
+    try:
+        memory = psutil.virtual_memory()
+    except (OSError, ValueError, KeyError, RuntimeError):  # a container without /proc
+        return 0, 0
+    return memory.total, memory.available
 
 
 def choose(hardware: Hardware) -> Choice:
@@ -244,7 +253,7 @@ def _read(path: Path) -> str:
 def _read_numbers(path: Path, count: int) -> list[float]:
     """Read `count` numbers; infinite for "max" and for whatever is missing or no number."""
     words = _read(path).split()
-    return [float(word) if word.lstrip("-").isdecimal() else math.inf for word in [*words, *["max"] * count][:count]]
+    return [float(word) if word.isdecimal() else math.inf for word in [*words, *["max"] * count][:count]]
 
 
 def _read_key(path: Path, key: str) -> int:

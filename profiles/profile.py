@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import os
 import re
+import shlex
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -138,15 +140,28 @@ def names(own: Path | None = None) -> tuple[str, ...]:
     """Return the names of the shipped profiles, from the smallest machine to the largest, then of the user's own.
 
     Args:
-        own: A folder of the user's own profiles.
+        own: A folder of the user's own profiles; there may be none.
+
+    Raises:
+        ProfileError: It cannot be read.
     """
-    mine = sorted(path.stem for path in own.glob("*.toml") if is_free(path.stem)) if own is not None else []
+    mine = sorted(path.stem for path in _files(own) if _is_named(path)) if own is not None else []
     return (*_SHIPPED, *mine)
 
 
 def misnamed(own: Path) -> tuple[Path, ...]:
     """Return the files in a folder of the user's own profiles that no name leads to."""
-    return tuple(sorted(path for path in own.glob("*.toml") if not is_free(path.stem)))
+    return tuple(sorted(path for path in _files(own) if not _is_named(path)))
+
+
+def _is_named(path: Path) -> bool:
+    return path.suffix == ".toml" and is_free(path.stem)
+
+
+def _files(own: Path) -> list[Path]:
+    if own.is_dir() and not os.access(own, os.R_OK | os.X_OK):
+        raise ProfileError(f"{own} cannot be read by you", hint=f"chmod u+rwx {shlex.quote(str(own))}")
+    return [path for path in own.glob("*") if path.suffix.lower() == ".toml"]
 
 
 def is_free(name: str) -> bool:
@@ -194,7 +209,10 @@ def dumps(profile: Profile) -> str:
 
 def _load_file(path: Path) -> Profile:
     try:
-        content = path.expanduser().read_bytes()
+        found = path.expanduser()
+        if found.exists() and not (found.is_file() or found.is_dir()):
+            raise ValueError("it is a pipe or a device")
+        content = found.read_bytes()
     except (OSError, RuntimeError, ValueError) as error:  # no home folder for ~, or a NUL in the path
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ProfileError(

@@ -99,6 +99,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 
 PREFERENCES_NAME = "preferences.toml"
+_MOST_DIGITS = 40
 OVERRIDABLE = ("profile", "seed")
 """What flags, the environment and the user's own settings may say of a home that exists."""
 
@@ -115,8 +116,8 @@ def read_table(path: Path) -> dict[str, Any]:
         ConfigError: It cannot be read, or is no TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin with a mark
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, and a thousand brackets
         raise ConfigError(f"{path}: not valid TOML: {error}", "mend that place in an editor") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}", "check its permissions") from error
@@ -133,7 +134,7 @@ def preferences(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Prefere
         ConfigError: A value is wrong, or a key of the user's own settings is unknown.
     """
     path = user_config_path()
-    own = check(read_table(path), Preferences, str(path)) if path.exists() else Preferences()
+    own = _own(path)
     said = {**_given(own), **_given(_from_environment(environ)), **_without_none(flags)}
     return check(said, Preferences, "flags")
 
@@ -151,13 +152,30 @@ def load(table: Mapping[str, Any], path: Path, flags: Mapping[str, Any], environ
         ConfigError: A value is wrong or missing, or a key is unknown; all of a file are named together.
     """
     check(table, Config, str(path))
-    own_path = user_config_path()
-    own = check(read_table(own_path), Preferences, str(own_path)) if own_path.exists() else Preferences()
+    own = _own(user_config_path())
     given = _given(check(_without_none(flags), Preferences, "flags"))
+    table = _anchored(table, path.parent)
     layers = {**_given(own), **table, **_given(_from_environment(environ)), **given}
     kept = {key: value for key, value in layers.items() if key in table or key in OVERRIDABLE}
     fixed = {key: value for key, value in table.items() if key not in OVERRIDABLE}
     return check({**kept, **fixed}, Config, str(path))
+
+
+def _own(path: Path) -> Preferences:
+    """The user's own settings, if there are any."""
+    if not path.exists():
+        return Preferences()
+    return check(_anchored(read_table(path), path.parent), Preferences, str(path))
+
+
+def _anchored(table: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """A table whose profile, if it is a relative path, is one from the folder of the file that says so."""
+    from profiles import is_path
+
+    profile = table.get("profile")
+    if not isinstance(profile, str) or not is_path(profile) or profile.startswith("~"):
+        return table
+    return {**table, "profile": str(folder / profile)}
 
 
 def write(path: Path, config: Config) -> None:
@@ -182,7 +200,7 @@ def use_profile(path: Path, profile: str) -> None:
         OSError: It cannot be written.
     """
     read_table(path)
-    document = tomlkit.parse(path.read_text(encoding="utf-8"))
+    document = tomlkit.parse(path.read_text(encoding="utf-8-sig"))
     document["profile"] = profile
     write_text(path, tomlkit.dumps(document))
 
@@ -256,7 +274,8 @@ def _from_environment(environ: Mapping[str, str]) -> Preferences:
     for key in ("name", "model", "profile", "seed"):
         value = environ.get(f"SPEARCTL_{key.upper()}")
         if value:
-            said[key] = int(value) if key == "seed" and value.isdecimal() else value
+            is_number = key == "seed" and value.isdecimal() and len(value) < _MOST_DIGITS
+            said[key] = int(value) if is_number else value
     return check(said, Preferences, "the environment variables SPEARCTL_*")
 
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def entry() -> None:
     """Runs the program; what the console script and `python -m spearctl` call."""
     isolate()
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal that lacks a character gets its code, not a crash.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # both are text files here
+    from spearctl.streams import settle
+
+    settle()
     sys.exit(main(sys.argv[1:]))
 
 

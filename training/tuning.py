@@ -17,10 +17,10 @@ from typing import Literal
 
 import numpy as np
 
-from profiles import Profile
+from profiles import Profile, ProfileError
 from training.feedback import Entry, Message
 from training.halving import is_out_of_memory
-from training.memory import TRACE_TOKENS, Demand, Gauge, Lengths, recompute
+from training.memory import TRACE_TOKENS, Demand, Gauge, Lengths, halves, recompute
 from training.models import LanguageModel
 from training.rollout import SAMPLED, sample
 from training.traces import Trace
@@ -154,9 +154,16 @@ def tune(bench: Bench, profile: Profile) -> Tuning:
         profile: In use until now; its own sizes are measured too where they fit.
 
     Returns:
-        What was measured. Sizes of which none fits stay as they were.
+        What was measured.
+
+    Raises:
+        ProfileError: No size fits.
     """
     playing = list(sweep(_with(ROLLOUT_SIZES, profile.rollout_batch), bench.playing))
+    for size in [*halves(min(point.size for point in playing))][1:]:
+        if fastest(playing) is not None:
+            break
+        playing.append(bench.playing(size))
     learning: list[Point] = []
     for again in (False, True):
         sizes = _with(MICRO_SIZES, profile.micro_batch)
@@ -167,11 +174,15 @@ def tune(bench: Bench, profile: Profile) -> Tuning:
         playing.append(bench.playing(profile.rollout_batch))
     if not any(_is_of(point, profile, "learning") for point in learning):
         learning.append(bench.learning(profile.micro_batch, profile.checkpointing))
-    after = profile
-    if (best := fastest(playing)) is not None:
-        after = dataclasses.replace(after, rollout_batch=best.size)
-    if (best := fastest(learning)) is not None:
-        after = dataclasses.replace(after, micro_batch=best.size, checkpointing=best.checkpointing)
+    best, quickest = fastest(playing), fastest(learning)
+    if best is None or quickest is None:
+        raise ProfileError(
+            f"not even one sequence at a time fits into the {bench.budget / 1e6:,.0f} MB that may be taken",
+            "close other programs, allow more, or take a smaller model; the profile stays as it was",
+        )
+    after = dataclasses.replace(
+        profile, rollout_batch=best.size, micro_batch=quickest.size, checkpointing=quickest.checkpointing
+    )
     recompute(bench.lm, after.checkpointing)
     return Tuning(profile, after, (*playing, *learning))
 

@@ -160,7 +160,7 @@ class ProfileTune(Result):
     def _row(self, point: Point) -> list[str]:
         tuning = self.tuning
         notes = [
-            "" if point.fits else "over the budget" if point.tokens_per_s is None else "took more than the budget",
+            "" if point.fits else "would not fit" if point.tokens_per_s is None else "took more than it may",
             "before" if point == tuning.point(tuning.before, point.phase) else "",
             "chosen" if point.fits and point == tuning.point(tuning.after, point.phase) else "",
         ]
@@ -173,10 +173,10 @@ class ProfileTune(Result):
         ]
 
     def _gained(self, before: int, after: int, phase: Phase) -> str:
-        gain = self.tuning.gain(phase)
-        if before == after and gain is not None:
+        if before == after:
             return f"{after}, as before"
-        told = "which did not fit before" if gain is None else f"{gain:.2f} times as fast"
+        gain = self.tuning.gain(phase)
+        told = f"as {before} does not fit" if gain is None else f"{gain:.2f} times as fast"
         return f"{before} -> {after}, {told}"
 
 

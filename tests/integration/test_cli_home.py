@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace as replaced
 from pathlib import Path
 
 import pytest
 
+import profiles
+from spearctl import config
 from tests.cli import Cli, learn
 
 
@@ -72,9 +75,37 @@ def test_all_wrong_settings_are_named_together(cli: Cli) -> None:
         assert part in outcome.err
 
 
+@pytest.mark.parametrize("line", [f"x = {'[' * 100_000}", f"x = {'1' * 9000}"], ids=["brackets", "digits"])
+def test_settings_that_are_hostile_are_an_error_like_others(cli: Cli, line: str) -> None:
+    cli.make_home()
+    replace(cli, 'name = "lab"', f'name = "lab"\n{line}')
+    outcome = cli("status")
+    assert outcome.code == 4
+    assert "config.toml: not valid TOML" in outcome.err
+
+
+def test_settings_may_begin_with_the_mark_of_some_editors(cli: Cli) -> None:
+    path = cli.make_home().config_path
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert cli("status").code == 0
+    config.use_profile(path, "cpu-small")
+    assert cli("status", "--json").envelope["data"]["profile"] == "cpu-small"
+
+
+def test_a_relative_profile_is_one_beside_the_settings_that_name_it(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = cli.make_home(profile="own/board.toml")
+    (cli.folder / "own").mkdir()
+    (cli.folder / "own" / "board.toml").write_text("name = 'of the current folder'")
+    monkeypatch.chdir(cli.folder)
+    assert str(home.root / "own" / "board.toml") in cli("profile", "show").err
+    (home.root / "own").mkdir()
+    (home.root / "own" / "board.toml").write_text(profiles.dumps(replaced(profiles.load("cpu"), name="board")))
+    assert cli("profile", "show").out.startswith("board\n")
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "part"),
-    [("SPEARCTL_SEED", "abc", "`seed`"), ("SPEARCTL_SEED", "-1", "`seed`")],
+    [("SPEARCTL_SEED", "abc", "`seed`"), ("SPEARCTL_SEED", "-1", "`seed`"), ("SPEARCTL_SEED", "1" * 5000, "`seed`")],
 )
 def test_a_wrong_environment_variable_is_named(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, part: str

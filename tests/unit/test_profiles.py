@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import subprocess
 import sys
@@ -251,6 +252,19 @@ def test_a_name_is_looked_for_among_ones_own_after_the_shipped(tmp_path: Path) -
             profiles.load(refused_name, tmp_path)
     assert caught.value.hint is not None
     assert "tuned" in caught.value.hint
+
+
+def test_a_pipe_is_no_profile_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.toml")
+    with pytest.raises(ProfileError, match="it is a pipe or a device"):
+        profiles.load("pipe", tmp_path)
+
+
+def test_a_folder_of_ones_own_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read all
+    with pytest.raises(ProfileError, match="cannot be read by you") as caught:
+        profiles.names(tmp_path)
+    assert caught.value.hint == f"chmod u+rwx {tmp_path}"
 
 
 def test_without_a_folder_of_ones_own_there_are_only_the_shipped(tmp_path: Path) -> None:

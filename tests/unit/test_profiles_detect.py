@@ -136,6 +136,24 @@ def test_strange_control_group_files_never_raise(tmp_path_factory: pytest.TempPa
 # detect
 
 
+def test_a_system_that_does_not_tell_its_memory_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise FileNotFoundError("/proc/meminfo")
+
+    monkeypatch.setattr(psutil, "virtual_memory", missing)
+    found = profiles.detect(accelerators=False, root=tmp_path)
+    assert (found.memory_bytes, found.memory_available_bytes) == (0, 0)
+    assert profiles.choose(found).profile in {"phone", "cpu-small"}
+
+
+def test_v2_a_negative_limit_is_none(tmp_path: Path) -> None:
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/memory.max").write_text("-1")
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/")
+    assert math.isinf(cgroup_limits(tmp_path).memory_bytes)
+
+
 @pytest.mark.usefixtures("machine")
 def test_without_limits_the_whole_machine_is_usable(tmp_path: Path) -> None:
     found = profiles.detect(accelerators=False, root=tmp_path)

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from tests.learner import entry, load_tiny, log_probability, stir, trace
-from training import score
+from training import evaluate, score
 from training.checks import Regex
-from training.evaluate import evaluate
+from training.holdout import HoldOut
 from training.models import LanguageModel
 from training.score import log_probabilities
 
@@ -72,8 +72,17 @@ def test_of_nothing_nothing_is_likely(lm: LanguageModel) -> None:
     assert [len(one) for one in log_probabilities(lm, [((5, 6), ()), ((7,), (8,))], batch=2)] == [0, 1]
 
 
-def test_a_question_has_room_beside_the_longest_answer(tiny_folder: Path) -> None:
-    lm, check = load_tiny(tiny_folder, max_sequence=64), Regex("a+")
-    assert check.new_tokens > lm.max_sequence_tokens
-    (answered,) = evaluate(lm, [entry(check)], batch=1, most_new_tokens=lm.max_sequence_tokens).answers
-    assert len(lm.encode_text(answered.completion)) <= lm.max_sequence_tokens // 2
+def test_a_question_has_room_beside_the_longest_answer(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, asked = load_tiny(tiny_folder, max_sequence=64), entry(Regex("a+"), prompt="Which one? " * 20)
+    assert asked.check.new_tokens > lm.max_sequence_tokens
+    sample, seen = evaluate.sample, []
+    monkeypatch.setattr(
+        evaluate,
+        "sample",
+        lambda lm, prompts, limits, *rest, **more: (
+            seen.append(([*map(len, prompts)], limits)) or sample(lm, prompts, limits, *rest, **more)
+        ),
+    )
+    assert len(evaluate.evaluate(lm, [asked], batch=1, most_new_tokens=512).answers) == 1
+    assert len(HoldOut((asked,), 0.1, 512, 1).scores(lm)) == 1
+    assert seen == [([32], [32])] * 2

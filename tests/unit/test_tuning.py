@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import profiles
+from profiles import ProfileError
 from tests.learner import entry
 from training import lora, memory, tuning
 from training.memory import Lengths
@@ -143,10 +144,24 @@ def test_what_would_not_fit_is_not_run_and_checkpointing_is_tried(
 
 
 @pytest.mark.usefixtures("brief")
-def test_where_nothing_fits_the_sizes_stay(tiny: LanguageModel) -> None:
-    found = tuning.tune(bench(tiny, 1), PROFILE)
-    assert found.after == PROFILE
-    assert not any(one.fits for one in found.points)
+def test_smaller_sizes_than_usual_are_tried_where_none_of_those_fits(tiny: LanguageModel) -> None:
+    wide = bench(tiny, 0)
+    demand = dataclasses.replace(wide.demand, trained=0, in_a_layer=0, between=0, optimised=0, scores=0, cached=10**6)
+    tight = dataclasses.replace(wide, demand=demand, budget=demand.playing(2, LENGTHS), gauge=Still())
+    assert demand.learning(1, LENGTHS, checkpointing=True) <= tight.budget < demand.playing(4, LENGTHS)
+    found = tuning.tune(tight, PROFILE)
+    assert found.after.rollout_batch == 2
+    assert [one.size for one in found.points if one.phase == "playing"] == [4, 2, PROFILE.rollout_batch]
+
+
+@pytest.mark.usefixtures("brief")
+def test_where_nothing_fits_nothing_is_chosen(tiny: LanguageModel) -> None:
+    told: list[Point] = []
+    with pytest.raises(ProfileError, match="not even one sequence at a time fits") as caught:
+        tuning.tune(bench(tiny, 1, told), PROFILE)
+    assert caught.value.hint is not None
+    assert {one.size for one in told if one.phase == "playing"} >= {4, 2, 1}
+    assert not any(one.fits for one in told)
 
 
 @pytest.mark.usefixtures("brief")
