@@ -253,7 +253,7 @@ def _too_small(budget: int, least: int) -> ProfileError:
     """The error for a budget that cannot be kept, with the least that would do, in bytes."""
     enough = f"{math.ceil(least * _AGAIN / 1e6)}MB"
     return ProfileError(
-        f"a memory budget of {budget / 1e6:.0f}MB is too small for this model: it takes at least {enough}",
+        f"a memory budget of {budget / 1e6:g}MB is too small for this model: it takes at least {enough}",
         f"give it that much, --memory-budget {enough}, or take a smaller model",
     )
 
