@@ -96,6 +96,13 @@ def join(network: torch.nn.Module, device: str | None = None) -> None:
             Group([child]).adopt(device)
 
 
+def forget(network: torch.nn.Module) -> None:
+    """See `Group.forget`, for all groups of a model."""
+    for module in network.modules():
+        if isinstance(module, LowRankLinear) and module._group is not None:
+            module._group.forget()
+
+
 class Group:
     """Layers that share an input. The first that is asked computes all; the others find theirs ready.
 
@@ -151,6 +158,10 @@ class Group:
         if not self._ready:
             self._ready_for = None
         return taken
+
+    def forget(self) -> None:
+        """Lets go of outputs that nobody came for: what failed midway left them, and all that they were made of."""
+        self._ready, self._ready_for = {}, None
 
     def outputs(self, x: torch.Tensor) -> torch.Tensor:
         """What all layers say of ``x [..., in]``, side by side: ``[..., sum of outs]``."""

@@ -20,7 +20,7 @@ from typing import cast
 import numpy as np
 import torch
 
-from training import attention, packed_attention
+from training import attention, lowrank, packed_attention
 from training.halving import halving
 from training.losses import likelihood_sum, unlikelihood_mask, unlikelihood_sum
 from training.models import LanguageModel
@@ -198,6 +198,7 @@ def _backward(
 ) -> tuple[float, float]:
     """Computes the gradient of one step, in passes of ``micro_batch`` traces, and returns its two losses."""
     model.network.zero_grad(set_to_none=True)
+    lowrank.forget(model.network)
     win_count = sum(entry.factor * len(entry.trace.completion) for entry in drawn if entry.trace.win)
     masks = [_push_mask(model, entry.trace) for entry in drawn]
     # A loss trace's factor is multiplicity times advantage; only the multiplicity belongs into the normaliser.

@@ -168,6 +168,30 @@ def test_sequences_end_where_a_model_would_turn_all_of_a_pass_another_way(copied
     assert load_tiny(replaced(copied, config)).max_sequence_tokens == 64
 
 
+def test_a_pass_that_ran_out_of_memory_midway_leaves_nothing_to_the_next(copied: Path) -> None:
+    lm = load_tiny(replaced(copied, Qwen3Config(**SMALL, **LAYERS, num_key_value_heads=2, head_dim=8)))
+    attention = lm.causal.base_model.layers[1].self_attn
+    left: list[int] = []
+
+    def refuse(_module: object, args: tuple[torch.Tensor, ...]) -> None:
+        left.append(len(attention.q_proj._group._ready))
+        if len(left) == 2:
+            raise torch.OutOfMemoryError("no room")
+
+    def look(_module: object, _args: object) -> None:
+        left.append(len(attention.q_proj._group._ready))
+
+    handles = [
+        attention.k_norm.register_forward_pre_hook(refuse),
+        lm.causal.get_input_embeddings().register_forward_pre_hook(look),
+    ]
+    traces = [trace(seed, prompt_tokens=150) for seed in (1, 2)]
+    assert update(lm, traces, UpdateConfig(steps=1, micro_batch=4)).steps == 1
+    for handle in handles:
+        handle.remove()
+    assert left[:3] == [0, 1, 0]  # begun, failed with what v_proj was to say left over, begun again
+
+
 def test_a_tokenizer_without_an_end_has_the_models(copied: Path) -> None:
     settings: dict[str, Any] = json.loads((copied / "tokenizer_config.json").read_text())
     (copied / "tokenizer_config.json").write_text(json.dumps({**settings, "eos_token": None}))
