@@ -17,6 +17,7 @@ import torch
 
 from training import attention
 from training.cache import KeyValues, Known, Prefill, Prefixes, longest
+from training.errors import ModelError
 from training.halving import halving
 from training.models import LanguageModel
 from training.packing import common, pack
@@ -248,10 +249,14 @@ def _pick(logits: torch.Tensor, sampling: Sampling, draws: torch.Tensor) -> tupl
 
     Returns:
         The tokens ``[B]``, and the same told. No more is asked of the device, unless a nucleus is larger than most are.
+
+    Raises:
+        ModelError: Logits are no numbers.
     """
     if sampling.temperature < _GREEDY_BELOW:
-        chosen = logits.argmax(-1)
-        return chosen, chosen.tolist()
+        highest, chosen = logits.max(-1)
+        chosen.masked_fill_(highest.isnan(), _LARGER)
+        return chosen, _told(chosen)
     scores = logits / sampling.temperature
     normaliser, vocabulary = scores.logsumexp(-1, keepdim=True), scores.shape[-1]
     few, *more = (*(count for count in _NUCLEUS if count < vocabulary), vocabulary)
@@ -263,7 +268,17 @@ def _pick(logits: torch.Tensor, sampling: Sampling, draws: torch.Tensor) -> tupl
             best = scores[rows].topk(count)
             chosen[rows] = _among(*best, normaliser[rows], sampling.top_p, draws[rows], is_whole=count == vocabulary)
             tokens = chosen.tolist()
-    return chosen, tokens
+    return chosen, _told(chosen) if _LARGER in tokens else tokens
+
+
+def _told(chosen: torch.Tensor) -> list[int]:
+    tokens: list[int] = chosen.tolist()
+    if _LARGER in tokens:
+        raise ModelError(
+            "what the model says of the next token is no number",
+            "its adapter may be damaged (spearctl adapter rollback), or the profile's dtype too narrow for this model",
+        )
+    return tokens
 
 
 def _among(
@@ -275,13 +290,17 @@ def _among(
     *,
     is_whole: bool = False,
 ) -> torch.Tensor:
-    """Chooses among tokens ``index [B, k]`` by their falling scores ``top``; ``_LARGER`` where a nucleus holds more."""
+    """Chooses among tokens ``index [B, k]`` by their falling scores ``top``.
+
+    ``_LARGER`` where a nucleus holds more, or scores are no numbers.
+    """
     probabilities = (top - normaliser).exp()
     below = probabilities.cumsum(-1)
     # A token is in the nucleus when those before it do not reach top_p; the first always is.
     probabilities[:, 1:].masked_fill_(below[:, :-1] >= top_p, 0.0)
     cumulative = probabilities.cumsum(-1)
     position = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)
-    last = (probabilities > 0).sum(-1, keepdim=True) - 1
+    last = ((probabilities > 0).sum(-1, keepdim=True) - 1).clamp_(min=0)
     chosen = index.gather(-1, position.clamp(max=last)).squeeze(-1)
-    return chosen if is_whole else chosen.masked_fill_(~(below[:, -1] >= top_p), _LARGER)
+    unknown = below[:, -1].isnan() if is_whole else ~(below[:, -1] >= top_p)
+    return chosen.masked_fill_(unknown, _LARGER)

@@ -11,7 +11,7 @@ import torch
 from tests.learner import mlp_rows, stir, trace
 from training import rollout
 from training.attention import ROUNDED_TO
-from training.errors import Interrupted
+from training.errors import Interrupted, ModelError
 from training.models import LanguageModel
 from training.rollout import GREEDY, Completion, Sampling, sample
 
@@ -197,6 +197,19 @@ def test_the_edges_of_the_draw_stay_in_the_nucleus(top_p: float, uniform: float)
 def test_a_temperature_of_nearly_zero_is_greedy(temperature: float) -> None:
     logits = torch.tensor([[0.0, 3.0, 2.9], [5.0, -1.0, 4.9]])
     assert rollout._pick(logits, Sampling(temperature), torch.tensor([0.99, 0.99]))[1] == [1, 0]
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, WARM])
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+@pytest.mark.parametrize("vocabulary", [20, 3000])
+def test_logits_that_are_no_numbers_are_told(sampling: Sampling, broken: float, vocabulary: int) -> None:
+    logits = torch.zeros(2, vocabulary)
+    logits[1, 7] = broken
+    if sampling is GREEDY and broken == torch.inf:
+        assert rollout._pick(logits, sampling, torch.tensor([0.1, 0.1]))[1][1] == 7
+        return
+    with pytest.raises(ModelError, match="no number"):
+        rollout._pick(logits, sampling, torch.tensor([0.1, 0.1]))
 
 
 def test_of_a_prompt_the_last_layer_computes_its_last_token_alone(tiny: LanguageModel) -> None:
