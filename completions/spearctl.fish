@@ -130,7 +130,7 @@ complete -c spearctl -n '__spearctl_in "feedback add"' -l verdict -d 'Whether th
 complete -c spearctl -n '__spearctl_in "feedback add"' -l feedback -d 'What was wrong with it, in your words' -x
 complete -c spearctl -n '__spearctl_in "feedback add"' -l hint -d 'What would help to answer, but not the answer' -x
 complete -c spearctl -n '__spearctl_in "feedback add"' -l check -d 'How answers can be judged without you: choice, yes_no, numb…' -x
-complete -c spearctl -n '__spearctl_in "feedback add"' -l expect -d 'The right answer, for --check; for regex, what the whole of…' -x
+complete -c spearctl -n '__spearctl_in "feedback add"' -l expect -d 'The right answer, for --check; for regex, its pattern' -x
 complete -c spearctl -n '__spearctl_in "feedback add"' -l format -d 'The form answers must have' -xa 'bare answer_line any'
 complete -c spearctl -n '__spearctl_in "feedback add"' -l options -d 'How many options there are, for --check choice' -x
 complete -c spearctl -n '__spearctl_in "feedback add"' -l tolerance -d 'How far off is still right, for --check number' -x

@@ -252,9 +252,8 @@ def _streamline(lm: LanguageModel) -> None:
     """Has attention take fewer passes, and the last layer compute only what is asked for, where they say the same."""
     lm.network.eval()
     ids, positions = _few_tokens(lm)
-    positions = positions * max(
-        1, lm.max_sequence_tokens // len(ids)
-    )  # far ones, too: some models do more there than turn
+    # Far positions, too: some models do more there than turn.
+    positions = positions * max(1, lm.max_sequence_tokens // len(ids))
     pattern, base = packed_attention.Whole(pack([ids.tolist()])), lm.causal.base_model
     for better in (rotary.streamline, layers.narrow):
         better(base, lambda: attention.run(lm.causal, ids, positions, pattern))

@@ -168,8 +168,7 @@ def add(
         ),
     ] = None,
     expect: Annotated[
-        str | None,
-        typer.Option(metavar="ANSWER", help="The right answer, for --check; for regex, what the whole of it matches."),
+        str | None, typer.Option(metavar="ANSWER", help="The right answer, for --check; for regex, its pattern.")
     ] = None,
     form: Annotated[
         Literal["bare", "answer_line", "any"] | None,
