@@ -169,13 +169,16 @@ def _own(path: Path) -> Preferences:
 
 
 def _anchored(table: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
-    """A table whose profile, if it is a relative path, is one from the folder of the file that says so."""
+    """A table whose relative paths, of a profile or a model, lead from the folder of the file that says them."""
     from profiles import is_path
 
-    profile = table.get("profile")
-    if not isinstance(profile, str) or not is_path(profile) or profile.startswith("~"):
-        return table
-    return {**table, "profile": str(folder / profile)}
+    def is_ours(key: str, value: object) -> bool:
+        if not isinstance(value, str) or value.startswith("~"):
+            return False
+        is_model = key == "model" and (value.startswith(".") or value.endswith(".gguf"))
+        return is_model or (key == "profile" and is_path(value))
+
+    return {key: str(folder / value) if is_ours(key, value) else value for key, value in table.items()}
 
 
 def write(path: Path, config: Config) -> None:

@@ -84,17 +84,17 @@ def test_a_model_path_means_the_same_from_every_folder(
 def test_wherever_paths_are_said_they_mean_the_same_from_every_folder(
     cli: Cli, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, said: str
 ) -> None:
-    own = cli.folder / "own" / "mine"  # a slash makes a path, not its suffix alone
-    own.parent.mkdir()
+    preferences = cli.folder / ".config" / "spearctl" / "preferences.toml"
+    start = preferences.parent if said == "own settings" else cli.folder
+    own = start / "own" / "mine"  # a slash makes a path, not its suffix alone
+    own.parent.mkdir(parents=True)
     write_profile(own)
-    profile, model = "own/mine", os.path.relpath(tiny_model, cli.folder)
+    profile, model = "own/mine", os.path.relpath(tiny_model, start)
     if said == "environment":
         monkeypatch.setenv("SPEARCTL_PROFILE", profile)
         monkeypatch.setenv("SPEARCTL_MODEL", model)
     if said == "own settings":
-        path = cli.folder / ".config" / "spearctl" / "preferences.toml"
-        path.parent.mkdir(parents=True)
-        path.write_text(f"profile = '{profile}'\nmodel = '{model}'\n")
+        preferences.write_text(f"profile = '{profile}'\nmodel = '{model}'\n")
     assert cli("init", *(("--profile", profile, "--model", model) if said == "flag" else ())).code == 0
     settings = tomllib.loads(cli.home.config_path.read_text())
     assert (settings["profile"], settings["model"]) == (str(own), str(tiny_model))
