@@ -62,6 +62,17 @@ class Cli:
         config.write(self.home.config_path, make_config(**changes))
         return self.home
 
+    @property
+    def preferences(self) -> Path:
+        """Where the user's own settings are."""
+        return self.folder / ".config" / "spearctl" / "preferences.toml"
+
+    def prefer(self, text: str) -> Path:
+        """Writes the user's own settings."""
+        self.preferences.parent.mkdir(parents=True, exist_ok=True)
+        self.preferences.write_text(text)
+        return self.preferences
+
     def log(self, *lines: object) -> Path:
         """Appends lines to the home's feedback log, objects as JSON."""
         texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]

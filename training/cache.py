@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -170,13 +171,15 @@ class Prefixes:
         self._kept += [(tuple(prompt), cache, row) for row, prompt in enumerate(prompts)]
         self._kept.sort(key=lambda kept: kept[0])
 
-    def kept(self) -> list[tuple[tuple[int, ...], KeyValues, int]]:
-        """What is kept now, for `keep_only`."""
-        return [*self._kept]
-
-    def keep_only(self, kept: list[tuple[tuple[int, ...], KeyValues, int]]) -> None:
-        """Goes back to what was kept before: the cache of a batch that ran out of memory would be in the way."""
-        self._kept = [*kept]
+    @contextmanager
+    def unless_it_fails(self) -> Iterator[None]:
+        """Keeps what the block adds, but not where it ran out of memory: its cache would be in the next one's way."""
+        before = [*self._kept]
+        try:
+            yield
+        except (RuntimeError, MemoryError):
+            self._kept = before
+            raise
 
     def go_on(self, tokens: Sequence[int]) -> None:
         """Keeps a completion with its prompt, which was decoded alone and is the only one kept.

@@ -108,6 +108,7 @@ def sample(
     """
     lm.network.eval()
     named = range(len(prompts)) if streams is None else streams
+    known = Prefixes(is_open=False) if prefixes is None else prefixes
     everything = _Asked(prompts, limits, [None] * len(prompts) if stops is None else stops, on_token)
     order = sorted(range(len(prompts)), key=lambda i: (limits[i], len(prompts[i])), reverse=True)
     results: dict[int, Completion] = {}
@@ -117,13 +118,8 @@ def sample(
         rows = sorted(order[len(results) : len(results) + count], key=lambda row: tuple(prompts[row]))
         width = max(limits[row] for row in rows)
         uniform = np.stack([_stream(sampling.seed, named[row], limits[row], width) for row in rows])
-        kept = [] if prefixes is None else prefixes.kept()
-        try:
-            return dict(zip(rows, _decode(lm, everything.of(rows), sampling, uniform, prefixes), strict=True))
-        except (RuntimeError, MemoryError):
-            if prefixes is not None:
-                prefixes.keep_only(kept)
-            raise
+        with known.unless_it_fails():
+            return dict(zip(rows, _decode(lm, everything.of(rows), sampling, uniform, known), strict=True))
 
     while len(results) < len(prompts):
         found, batch = halving("sequences", min(batch, len(prompts) - len(results)), decode)
@@ -164,7 +160,7 @@ def _decode(
     asked: _Asked,
     sampling: Sampling,
     uniform: npt.NDArray[np.float64],
-    prefixes: Prefixes | None,
+    prefixes: Prefixes,
 ) -> list[Completion]:
     """Decodes one batch; ``uniform [B, T]`` holds one number in [0, 1) a token."""
     prompts, limits = asked.prompts, asked.limits
@@ -203,13 +199,13 @@ def _decode(
 
 
 def _prefill(
-    lm: LanguageModel, prompts: Sequence[Sequence[int]], room: int, prefixes: Prefixes | None
+    lm: LanguageModel, prompts: Sequence[Sequence[int]], room: int, prefixes: Prefixes
 ) -> tuple[KeyValues, torch.Tensor]:
     """Computes prompts; returns their cache, with room for new tokens, and the state of each last token.
 
     What a pass has read is known to the next; in the order of their tokens, prompts share the most with that before.
     """
-    kept = [prefixes.find(prompt) if prefixes is not None else None for prompt in prompts]
+    kept = [*map(prefixes.find, prompts)]
     shared = [0, *(common(before, prompt) for before, prompt in pairwise(prompts))]
     counts = [
         len(prompt) - max(length, _length(one)) for prompt, length, one in zip(prompts, shared, kept, strict=True)
@@ -224,8 +220,7 @@ def _prefill(
         ends = [row.last for row in packing.rows]
         ids, positions, at = (torch.tensor(of, device=lm.device) for of in (packing.tokens, packing.positions, ends))
         last.append(attention.run(lm.causal, ids, positions, Prefill(cache, rows.start, packing, known), at))
-    if prefixes is not None:
-        prefixes.keep(prompts, cache)
+    prefixes.keep(prompts, cache)
     return cache, torch.cat(last)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from training import rollout
+from training.cache import Prefixes
 from training.lowrank import Group, LowRankLinear
 from training.models import LanguageModel
 from training.stepping import Steps
@@ -41,7 +42,7 @@ def decoding(lm: LanguageModel, batch: int) -> tuple[float, int]:
     """
     lm.network.eval()
     prompts = torch.randint(5, 250, (batch, PROMPT_TOKENS)).tolist()
-    cache, _ = rollout._prefill(lm, prompts, DECODED + 1, None)
+    cache, _ = rollout._prefill(lm, prompts, DECODED + 1, Prefixes(is_open=False))
     steps = Steps(lm, cache, torch.full((batch,), PROMPT_TOKENS, device=lm.device))
     tokens = torch.full((batch,), 7, device=lm.device)
     seconds = timed(lambda: lm.logits(steps(tokens)), DECODED)

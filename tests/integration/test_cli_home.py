@@ -120,9 +120,7 @@ def test_a_wrong_environment_variable_is_named(
 
 def test_a_wrong_key_in_the_users_own_settings_is_named_with_its_file(cli: Cli) -> None:
     cli.make_home()
-    own = cli.folder / ".config" / "spearctl" / "preferences.toml"
-    own.parent.mkdir(parents=True)
-    own.write_text("modle = 'x'\n")
+    own = cli.prefer("modle = 'x'\n")
     outcome = cli("status")
     assert outcome.code == 4
     assert str(own) in outcome.err
@@ -283,9 +281,7 @@ def test_an_unknown_profile_is_code_4_and_the_known_ones_are_named(cli: Cli) -> 
 def test_the_environment_wins_over_the_home_and_the_home_over_the_users_own(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = cli.folder / ".config" / "spearctl" / "preferences.toml"
-    own.parent.mkdir(parents=True)
-    own.write_text("profile = 'apple'\nname = 'elsewhere'\nmodel = 'other'\n")
+    cli.prefer("profile = 'apple'\nname = 'elsewhere'\nmodel = 'other'\n")
     cli.make_home()
     data = cli("status", "--json").envelope["data"]
     assert (data["profile"], data["node"]["name"], data["model"]["reference"]) == ("cpu", "lab", "smollm2-135m")

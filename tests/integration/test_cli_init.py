@@ -84,8 +84,7 @@ def test_a_model_path_means_the_same_from_every_folder(
 def test_wherever_paths_are_said_they_mean_the_same_from_every_folder(
     cli: Cli, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, said: str
 ) -> None:
-    preferences = cli.folder / ".config" / "spearctl" / "preferences.toml"
-    start = preferences.parent if said == "own settings" else cli.folder
+    start = cli.preferences.parent if said == "own settings" else cli.folder
     own = start / "own" / "mine"  # a slash makes a path, not its suffix alone
     own.parent.mkdir(parents=True)
     write_profile(own)
@@ -94,7 +93,7 @@ def test_wherever_paths_are_said_they_mean_the_same_from_every_folder(
         monkeypatch.setenv("SPEARCTL_PROFILE", profile)
         monkeypatch.setenv("SPEARCTL_MODEL", model)
     if said == "own settings":
-        preferences.write_text(f"profile = '{profile}'\nmodel = '{model}'\n")
+        cli.prefer(f"profile = '{profile}'\nmodel = '{model}'\n")
     assert cli("init", *(("--profile", profile, "--model", model) if said == "flag" else ())).code == 0
     settings = tomllib.loads(cli.home.config_path.read_text())
     assert (settings["profile"], settings["model"]) == (str(own), str(tiny_model))
@@ -117,9 +116,7 @@ def test_the_folder_of_a_user_that_there_is_not_holds_nothing(cli: Cli, words: t
 def test_flags_win_over_the_environment_and_that_over_the_users_own_settings(
     cli: Cli, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = cli.folder / ".config" / "spearctl" / "preferences.toml"
-    own.parent.mkdir(parents=True)
-    own.write_text(f"name = 'own'\nprofile = 'apple'\nmodel = '{tiny_model}'\nseed = 7\n")
+    cli.prefer(f"name = 'own'\nprofile = 'apple'\nmodel = '{tiny_model}'\nseed = 7\n")
     monkeypatch.setenv("SPEARCTL_PROFILE", "cuda-8g")
     monkeypatch.setenv("SPEARCTL_NAME", "variable")
     data = cli("init", "--profile", "cpu-small", "--json").envelope["data"]
@@ -131,9 +128,7 @@ def test_flags_win_over_the_environment_and_that_over_the_users_own_settings(
 def test_the_users_own_settings_may_lie_in_the_home_as_on_macos(
     cli: Cli, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = cli.folder / ".config" / "spearctl" / "preferences.toml"
-    own.parent.mkdir(parents=True)
-    own.write_text(f"profile = 'apple'\nmodel = '{tiny_model}'\n")
+    own = cli.prefer(f"profile = 'apple'\nmodel = '{tiny_model}'\n")
     monkeypatch.setenv("SPEARCTL_HOME", str(own.parent))
     assert cli("init").code == 0
     assert cli("status", "--json").envelope["data"]["profile"] == "apple"

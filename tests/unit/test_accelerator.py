@@ -128,7 +128,7 @@ def test_a_step_does_nothing_that_a_recording_refuses(
     recorded: list[stepping.Work] = []
     monkeypatch.setitem(stepping.RECORDERS, "meta", lambda work: recorded.append(work) or work)
     prompts = [list(trace(seed).prompt) for seed in range(70)]  # more than are filled up
-    cache, _ = rollout._prefill(lm, prompts, 4, None)
+    cache, _ = rollout._prefill(lm, prompts, 4, Prefixes(is_open=False))
     steps = Steps(lm, cache, torch.tensor([*map(len, prompts)], device=lm.device))
     for _ in range(3):
         steps(torch.tensor([7] * 70, device=lm.device))

@@ -247,4 +247,4 @@ def test_the_caches_of_a_batch_that_ran_out_of_memory_are_not_kept(
 
     monkeypatch.setattr(Steps, "__call__", refuse)
     sample(lm, prompts, [4] * 5, WARM, batch=5, prefixes=prefixes)
-    assert sorted(tokens for tokens, _, _ in prefixes.kept()) == sorted(map(tuple, prompts))
+    assert sorted(tokens for tokens, _, _ in prefixes._kept) == sorted(map(tuple, prompts))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.learner import load_tiny, trace
+from training.cache import Prefixes
 from training.models import LanguageModel
 from training.rollout import GREEDY, _prefill, sample
 from training.score import log_probabilities
@@ -51,7 +52,7 @@ def test_logits_that_matter_are_not_rounded(coarse: LanguageModel, has_bias: boo
 def test_decoding_and_scoring_do_not_round_logits(coarse: LanguageModel) -> None:
     coarse.network.eval()
     prompts = sorted(trace(seed, prompt_tokens=20).prompt for seed in range(40))
-    states = _prefill(coarse, prompts, 1, None)[1]
+    states = _prefill(coarse, prompts, 1, Prefixes(is_open=False))[1]
     best = exactly(coarse, states).argmax(-1).tolist()
     assert sum(one != other for one, other in zip(coarse.head(states).argmax(-1).tolist(), best, strict=True)) >= 3
     said = [one.tokens for one in sample(coarse, prompts, [1] * 40, GREEDY, batch=40)]
