@@ -17,7 +17,7 @@ from tests.tiny import make_tiny_model
 from training import lora, models, sources
 from training.feedback import Entry, Message
 from training.models import LanguageModel, LoraSettings
-from training.rollout import Completion
+from training.rollout import Completion, Stop
 from training.traces import Trace
 
 RANK, ALPHA = 4, 8
@@ -90,7 +90,9 @@ def log_probability(lm: LanguageModel, item: Trace) -> float:
 
 
 class Script:
-    """Stands in for sampling: gives the scripted answers, a list a wave, and remembers what it was asked.
+    """Stands in for sampling: gives the scripted answers, a list a wave, stopped where sampling would stop.
+
+    It remembers what it was asked.
 
     Attributes:
         prompts: Token ids of every prompt, by wave.
@@ -111,7 +113,14 @@ class Script:
         self.prompts.append([tuple(prompt) for prompt in prompts])
         self.limits.append(list(limits))
         assert len(said) == len(prompts), f"wave {len(self.prompts) - 1} asks {len(prompts)} prompts"
-        return [Completion(tuple(self._lm.encode_text(text)), self._ended) for text in said]
+        stops = kwargs.get("stops") or [None] * len(said)
+        return [self._completion(text, stop) for text, stop in zip(said, stops, strict=True)]
+
+    def _completion(self, text: str, stop: Stop | None) -> Completion:
+        for line_end in (at + 1 for at, character in enumerate(text) if character == "\n"):
+            if stop is not None and stop(text[:line_end]):
+                return Completion(tuple(self._lm.encode_text(text[:line_end])), ended=False, stopped=True)
+        return Completion(tuple(self._lm.encode_text(text)), self._ended)
 
     def text(self, wave: int, at: int = 0) -> str:
         """A prompt as text, special tokens left out."""

@@ -66,10 +66,11 @@ def published(
     for row, item in enumerate(traces):
         if not item.win:
             options = {"margin": config.margin, "tail_tokens": item.tail_tokens, "ignore_ids": item.protected}
+            eos_id = None if item.end_counts else lm.eos_id
             part = unlikelihood_loss(
-                logits[row : row + 1], labels[row : row + 1], torch.tensor([item.weight]), eos_id=lm.eos_id, **options
+                logits[row : row + 1], labels[row : row + 1], torch.tensor([item.weight]), eos_id=eos_id, **options
             )
-            kept = [token for token in item.completion if token != lm.eos_id]
+            kept = [token for token in item.completion if token != eos_id]
             kept = kept[-item.tail_tokens :] if item.tail_tokens else kept
             tokens = sum(token not in item.protected for token in kept)
             parts.append(part * max(1, tokens))

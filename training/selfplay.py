@@ -300,6 +300,7 @@ def _trace(lm: LanguageModel, game: _Game, answer: Answer, *, win: bool, weight:
         answer=answer.judgement.answer,
         tail_tokens=game.check.tail_tokens,
         protected=frozenset(token for mark in game.check.protected for token in _spellings(lm, mark)),
+        end_counts=game.check.end_counts and answer.judgement.formatted and not answer.cut,
     )
 
 

@@ -27,6 +27,7 @@ class Trace:
         answer: Its normalised answer, if the check found one.
         tail_tokens: A loss is pushed down on its last so many tokens; 0 for all.
         protected: Token ids that are never pushed down.
+        end_counts: A loss's EOS is pushed down, too: the model ended there by itself, and may be wrong for it.
     """
 
     prompt: tuple[int, ...]
@@ -37,6 +38,7 @@ class Trace:
     answer: str | None = None
     tail_tokens: int = 0
     protected: frozenset[int] = frozenset()
+    end_counts: bool = False
 
     @property
     def sequence(self) -> tuple[int, ...]:

@@ -223,8 +223,8 @@ def _push_mask(model: LanguageModel, trace: Trace) -> torch.Tensor:
     labels = torch.tensor([trace.completion])
     if trace.win:
         return torch.zeros_like(labels[0], dtype=torch.bool)
-    eos = model.eos_id
-    return unlikelihood_mask(labels, tail_tokens=trace.tail_tokens, eos_id=eos, ignore_ids=trace.protected)[0]
+    eos_id = None if trace.end_counts else model.eos_id
+    return unlikelihood_mask(labels, tail_tokens=trace.tail_tokens, eos_id=eos_id, ignore_ids=trace.protected)[0]
 
 
 def _pass(

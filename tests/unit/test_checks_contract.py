@@ -107,7 +107,7 @@ def test_nothing_but_the_verdict_depends_on_what_is_expected(
     check: Check, data: st.DataObject, completion: str
 ) -> None:
     other = msgspec.structs.replace(check, expect=data.draw(EXPECTED[type(check)]))
-    shown = ("kind", "form", "new_tokens", "tail_tokens", "protected", "candidates")
+    shown = ("kind", "form", "new_tokens", "tail_tokens", "protected", "end_counts", "candidates")
     assert [getattr(check, name) for name in shown] == [getattr(other, name) for name in shown]
     one, two = check.judge(completion), other.judge(completion)
     assert (one.formatted, one.answer, one.end) == (two.formatted, two.answer, two.end)
@@ -142,21 +142,24 @@ def test_open_answers_have_no_candidates(check: Check) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "expect", "new_tokens"),
+    ("kind", "expect", "new_tokens", "end_counts"),
     [
-        (Choice, "A", (16, 96, 128)),
-        (YesNo, "no", (16, 96, 128)),
-        (Number, 1, (16, 256, 128)),
-        (Exact, "a", (16, 96, 128)),
-        (Regex, "a", (128, 128, 128)),
-        (Json, 1, (256, 256, 256)),
+        (Choice, "A", (16, 96, 128), False),
+        (YesNo, "no", (16, 96, 128), False),
+        (Number, 1, (16, 256, 128), True),
+        (Exact, "a", (16, 96, 128), True),
+        (Regex, "a", (128, 128, 128), False),
+        (Json, 1, (256, 256, 256), False),
     ],
 )
-def test_room_and_blame_follow_from_kind_and_form(kind: type[Any], expect: Any, new_tokens: tuple[int, ...]) -> None:
+def test_room_and_blame_follow_from_kind_and_form(
+    kind: type[Any], expect: Any, new_tokens: tuple[int, ...], end_counts: bool
+) -> None:
     forms = [kind(expect, format=asked) for asked in FORMATS]
     assert tuple(check.new_tokens for check in forms) == new_tokens
     assert [check.tail_tokens for check in forms] == [0, 32, 32]
     assert [check.protected for check in forms] == [(), ("Answer:",), ("Answer:",)]
+    assert [check.end_counts for check in forms] == [end_counts, False, False]
     assert len({check.form for check in forms}) == 3
     assert '"Answer:' in forms[1].form
 

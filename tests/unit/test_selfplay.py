@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.learner import Script, entry, load_tiny, scripted
-from training.checks import Exact, Judgement, Number, Verdict, YesNo
+from training.checks import Choice, Exact, Judgement, Number, Verdict, YesNo
 from training.checks.base import CheckBase
 from training.feedback import Attempt, Entry, Message
 from training.models import LanguageModel
@@ -259,8 +259,21 @@ def test_a_loss_knows_which_of_its_tokens_are_not_to_blame(run: Any, tiny: Langu
     (loss,) = run(YES, "So.\nAnswer: no", revisions=0).traces
     assert (loss.kind, loss.answer, loss.tail_tokens) == ("yes_no", "no", YES.tail_tokens)
     assert loss.protected == {*tiny.encode_text("Answer:"), *tiny.encode_text(" Answer:")}
+    assert not loss.end_counts
     (bare,) = run(PARIS, "Rome", revisions=0).traces
     assert (bare.tail_tokens, bare.protected) == (0, frozenset())
+
+
+def test_of_a_bare_answer_that_might_have_gone_on_the_models_own_end_is_to_blame(run: Any, tiny: LanguageModel) -> None:
+    number, choice = Number(57, format="bare"), Choice("B", format="bare")
+    (short,) = run(number, "5", revisions=0).traces
+    assert (short.completion[-1], short.end_counts) == (tiny.eos_id, True)
+    (sentence,) = run(number, "It is 5, surely.", revisions=0).traces
+    assert (sentence.completion[-1], sentence.end_counts) == (tiny.eos_id, False)
+    (cut,) = run(number, "5\nBecause it is.", revisions=0).traces
+    assert (cut.completion[-1], cut.end_counts) == (tiny.eos_id, False)
+    (letter,) = run(choice, "A", revisions=0).traces
+    assert not letter.end_counts
 
 
 def test_first_answers_and_revisions_are_counted_by_answer(run: Any) -> None:

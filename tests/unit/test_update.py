@@ -41,8 +41,8 @@ def test_a_step_follows_the_published_losses(
 ) -> None:
     config = replace(ONE_STEP, batch=4, margin=margin, lambda_lose=lambda_lose, lambda_win=0.7)
     traces = mixed()
-    losses = [item for item in traces if not item.win]
-    traces[4] = replace(losses[0], completion=(*losses[0].completion, lm.eos_id))
+    for at, end_counts in ((4, False), (5, True)):
+        traces[at] = replace(traces[at], completion=(*traces[at].completion, lm.eos_id), end_counts=end_counts)
     believe_in(lm, traces[4:])
     report, (gradient,) = learn(lm, traces, config, monkeypatch)
     win, lose, expected = published(lm, traces, config)
@@ -53,6 +53,23 @@ def test_a_step_follows_the_published_losses(
     assert_same(gradient, expected)
     norm = math.sqrt(sum(float(part.double().square().sum()) for part in expected.values()))
     assert report.gradient_norm == pytest.approx(norm, rel=1e-3)
+
+
+def test_an_end_that_counts_becomes_less_likely(lm: LanguageModel) -> None:
+    win, wrong = trace(1), trace(2, win=False, completion_tokens=1)
+    ended = replace(wrong, completion=(*wrong.completion, lm.eos_id))
+    believe_in(lm, [ended])
+    believed = lora.get_adapter(lm.network)
+
+    def likely_end(loss: Trace) -> float:
+        lora.set_adapter(lm.network, believed)
+        update(lm, [win, loss], UpdateConfig(steps=5, learning_rate=1e-2, lambda_win=0.0, lambda_lose=1.0))
+        return log_probability(lm, ended) - log_probability(lm, wrong)
+
+    lora.set_adapter(lm.network, believed)
+    before = log_probability(lm, ended) - log_probability(lm, wrong)
+    assert likely_end(replace(ended, end_counts=True)) < before - 0.1
+    assert likely_end(ended) > before - 0.05
 
 
 def test_wins_without_losses_are_pure_likelihood(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,9 @@ class CheckBase(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", for
     open_text: ClassVar[bool] = False
     """Any line could be an answer: then a first line followed by more is not taken for it."""
 
+    extensible: ClassVar[bool] = False
+    """More behind an answer may make another one of it: digits behind a number, a word behind a phrase."""
+
     answer_line_tokens: ClassVar[int] = 96
     """The most tokens that reasoning and its answer line may take."""
 
@@ -137,6 +140,11 @@ class CheckBase(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", for
     def protected(self) -> tuple[str, ...]:
         """Markers of the asked form, which are not to blame for a wrong answer."""
         return () if self.format == "bare" else ("Answer:",)
+
+    @property
+    def end_counts(self) -> bool:
+        """Whether a wrong completion may be wrong because it ended: a bare answer, where more makes another."""
+        return self.format == "bare" and self.extensible
 
     @property
     def candidates(self) -> tuple[str, ...] | None:

@@ -35,6 +35,7 @@ class Exact(CheckBase, frozen=True, tag="exact"):
     words: int | None = None
 
     open_text: ClassVar[bool] = True
+    extensible: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self._expected:

@@ -60,6 +60,7 @@ class Number(CheckBase, frozen=True, tag="number"):
     tolerance: float = 0.0
     unit: str | None = None
 
+    extensible: ClassVar[bool] = True
     answer_line_tokens: ClassVar[int] = 256
 
     def __post_init__(self) -> None:
