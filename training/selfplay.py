@@ -300,8 +300,15 @@ def _trace(lm: LanguageModel, game: _Game, answer: Answer, *, win: bool, weight:
         answer=answer.judgement.answer,
         tail_tokens=game.check.tail_tokens,
         protected=frozenset(token for mark in game.check.protected for token in _spellings(lm, mark)),
-        end_counts=game.check.end_counts and answer.judgement.formatted and not answer.cut,
+        end_counts=_end_counts(game.check, answer),
     )
+
+
+def _end_counts(check: Check, answer: Answer) -> bool:
+    """Whether the model's own end may be what is wrong: nothing stands before it, or a bare answer that could go on."""
+    if answer.cut:
+        return False
+    return not answer.text.strip() or (check.end_counts and answer.judgement.formatted)
 
 
 def _spellings(lm: LanguageModel, mark: str) -> list[int]:

@@ -85,14 +85,14 @@ def main() -> None:
 
 
 def judged(judge: LanguageModel, learner: LanguageModel, unseen: Sequence[Entry]) -> dict[str, int]:
-    """How many questions are answered in the asked form, how many rightly, and how many of these by a number."""
+    """How many questions are answered in the asked form, how many rightly, and how many of these ask for a number."""
     lora.set_adapter(judge.network, lora.get_adapter(learner.network))
     found = evaluate(judge, unseen, batch=16, most_new_tokens=NEW_TOKENS)
-    right = [answered.completion for answered in found.answers if answered.judgement.verdict is Verdict.RIGHT]
+    checks = [answered.entry.check for answered in found.answers if answered.judgement.verdict is Verdict.RIGHT]
     return {
         "formatted": found.format_rate.count,
         "right": found.accuracy.count,
-        "numbers": sum(answer.strip().isdigit() for answer in right),
+        "numbers": sum(check is not None and str(check.expect).isdigit() for check in checks),
         "of": found.accuracy.n,
     }
 

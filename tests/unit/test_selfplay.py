@@ -276,6 +276,12 @@ def test_of_a_bare_answer_that_might_have_gone_on_the_models_own_end_is_to_blame
     assert not letter.end_counts
 
 
+@pytest.mark.parametrize("check", [YES, PARIS, Choice("B", format="bare")])
+def test_of_an_answer_that_says_nothing_the_end_is_to_blame(run: Any, tiny: LanguageModel, check: CheckBase) -> None:
+    (silent,) = run(check, "", "", revisions=0).traces
+    assert (silent.completion, silent.end_counts) == ((tiny.eos_id,), True)
+
+
 def test_first_answers_and_revisions_are_counted_by_answer(run: Any) -> None:
     entries = [entry(YES, id=str(at), prompt=f"Is it {at}?") for at in range(3)]
     played = run(entries, ["Answer: no", "Answer: yes", "Hm.\nAnswer: no"], ["Answer: no", "Answer: yes"], revisions=1)
